@@ -1,0 +1,37 @@
+# Everything a fresh machine needs: `make demo` and `make test` set up a virtual environment by themselves.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint types docs setup clean
+
+demo: $(READY)  ## train, export, verify and report on the embedded data; continues if interrupted
+	$(BIN)/hetero demo
+
+test: lint types $(READY)  ## static checks and the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## the minutes-long tests as well
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+docs: $(READY)  ## regenerate the command line reference
+	$(BIN)/python docs/generate_cli.py
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,35 @@
+"""Measure every model of a bundle on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hetero_devices.bundle import Bundle, ModelFile
+from hetero_devices.devices import Device, Job, Profile, Stopping
+
+
+def profile_bundle(
+    device: Device,
+    bundle: Bundle,
+    *,
+    threads: int = 1,
+    stopping: Stopping | None = None,
+    models: Iterable[ModelFile] | None = None,
+) -> dict[str, Profile]:
+    """File name -> latency and memory on the golden images; every model runs in processes of its own.
+
+    models: those to measure, by default all. Raises MissingExtra or DeviceError as `Device.run`.
+    """
+    images = bundle.path(bundle.manifest.golden.images)
+    return {
+        model.file: device.run(
+            Job(
+                model=str(bundle.path(model)),
+                images=str(images),
+                tasks=("latency", "memory"),
+                threads=threads,
+                stopping=stopping or Stopping(),
+            )
+        ).profile
+        for model in models or bundle.manifest.models
+    }

@@ -1,0 +1,55 @@
+"""What executes a model file: one small session class per runtime, chosen by the file's format."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from hetero_devices.errors import ModelError, require
+from hetero_devices.runtimes.base import Format, Session
+from hetero_devices.runtimes.litert import LiteRTSession
+from hetero_devices.runtimes.onnx import OnnxSession
+
+__all__ = ["Format", "Session", "format_of", "import_runtime", "installed", "load"]
+
+_SESSIONS: dict[Format, type[OnnxSession | LiteRTSession]] = {"onnx": OnnxSession, "tflite": LiteRTSession}
+_MODULES = {"onnx": ("onnxruntime", "device-onnx"), "tflite": ("ai_edge_litert.interpreter", "device-litert")}
+_DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert"}
+
+
+def format_of(path: Path) -> Format:
+    """The format a model file's suffix states; ModelError for any other suffix."""
+    suffix = path.suffix.removeprefix(".")
+    for known in _SESSIONS:
+        if suffix == known:
+            return known
+    raise ModelError(f"{path.name} is no model this library runs: expected a name ending in .onnx or .tflite")
+
+
+def load(path: Path, *, threads: int = 1) -> Session:
+    """Load a model file into the runtime its suffix names, on the CPU with `threads` threads.
+
+    Raises MissingExtra when that runtime is not installed, ModelError when the file is absent, damaged or
+    breaks the contract of `Session`.
+    """
+    session = _SESSIONS[format_of(path)]
+    if not path.is_file():
+        raise ModelError(f"no model file at {path}")
+    return session(path, threads=threads)
+
+
+def import_runtime(format: Format) -> None:
+    """Import the runtime of a format now, e.g. before measuring; MissingExtra when it is not installed."""
+    require(*_MODULES[format])
+
+
+def installed() -> dict[str, str | None]:
+    """Runtime -> installed version, None when it is not installed."""
+    return {runtime: _version(distribution) for runtime, distribution in _DISTRIBUTIONS.items()}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,5 @@
+"""`python -m hetero`."""
+
+from hetero.cli import main
+
+main()

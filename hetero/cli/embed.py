@@ -1,0 +1,65 @@
+"""`hetero embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+
+SPLITS = ("train", "validation", "test")
+
+
+@click.command("embed")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("source")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--split", type=click.Choice([*SPLITS, "all"]), default="all", show_default=True)
+@click.option("--format", "format_", type=click.Choice(["onnx", "tflite"]), default="onnx", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
+@seed_option
+@json_option
+def command(
+    model: Path,
+    source: str,
+    output: Path,
+    split: str,
+    format_: str,
+    precision: str,
+    root: Path | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Embed a data set with a model; the result carries the model's space.
+
+    MODEL is a trained model's folder (RUN/anchor, RUN/student) or a bundle; SOURCE is data as in
+    `hetero data`. With --split all, OUTPUT/train, /validation and /test are written: what a black-box
+    anchor is made of (`anchor.source=OUTPUT`).
+
+    \b
+    Example:
+      hetero embed runs/demo/anchor glyphs -o anchor-vectors
+    """
+    need_training_stack()
+    from hetero import data
+    from hetero.models.encoder import embed
+    from hetero.models.opening import open_encoder
+
+    encoder = open_encoder(model, format_, precision)
+    splits = data.load(source, size=encoder.preprocessing.size, root=root, seed=seed or 0)
+    written: dict[str, Any] = {}
+    for name in SPLITS if split == "all" else (split,):
+        images = getattr(splits, name)
+        if len(images):
+            target = output / name
+            embed(encoder, images).save(target)
+            written[str(target)] = len(images)
+    summary = {"space": encoder.space.to_json(), "written": written}
+    if as_json:
+        print_json(summary)
+        return
+    for path, count in written.items():
+        click.echo(f"{count:7} embeddings in space {encoder.space.id} -> {path}")

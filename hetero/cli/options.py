@@ -1,0 +1,51 @@
+"""Options and output that several verbs share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hetero_devices.errors import require
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
+)
+seed_option = click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed, instead of the recipe's.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+
+
+def need_training_stack() -> None:
+    """One clear message, instead of an import error, where only the device part is installed."""
+    for module in ("torch", "pydantic", "yaml", "safetensors", "PIL"):
+        require(module, "train")
+
+
+def need_export_stack() -> None:
+    """As `need_training_stack`, for converters."""
+    need_training_stack()
+    for module in ("onnx", "onnxscript", "litert_torch", "ai_edge_quantizer"):
+        _find(module)
+
+
+def _find(module: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        require(module, "export")
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def with_seed(overrides: tuple[str, ...], seed: int | None) -> tuple[str, ...]:
+    """`--seed` is the override seed=N."""
+    return overrides if seed is None else (*overrides, f"seed={seed}")

@@ -1,0 +1,1 @@
+"""Networks, the deployed form of them, and encoders."""

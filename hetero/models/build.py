@@ -1,0 +1,44 @@
+"""From a name or a configuration to a network."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from torch import nn
+
+from hetero.models import elastic, residual
+from hetero.models.elastic import ElasticConfig, ElasticNet
+from hetero.models.residual import ResidualConfig, ResidualNet
+
+PRESETS: dict[str, ElasticConfig | ResidualConfig] = {**elastic.PRESETS, **residual.PRESETS}
+
+
+def preset(name: str) -> ElasticConfig | ResidualConfig:
+    """The named architecture; ValueError names the nearest one otherwise."""
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, n=1, cutoff=0)
+        raise ValueError(
+            f"there is no network {name!r}; the nearest is {near[0]!r} (known: {', '.join(PRESETS)})"
+        )
+    return PRESETS[name]
+
+
+def _from_name(value: Any) -> Any:
+    return preset(value) if isinstance(value, str) else value
+
+
+NetworkConfig = Annotated[
+    ElasticConfig | ResidualConfig, Field(discriminator="kind"), BeforeValidator(_from_name)
+]
+"""In a recipe: a preset's name, or the fields of one of the families."""
+
+
+def build(config: ElasticConfig | ResidualConfig) -> nn.Module:
+    """A freshly initialised network: float32 [N, 3, S, S] -> float32 [N, config.dim]."""
+    match config:
+        case ElasticConfig():
+            return ElasticNet(config)
+        case ResidualConfig():
+            return ResidualNet(config)

@@ -1,0 +1,27 @@
+"""What is deployed: camera bytes in, unit embedding out. Training, scoring and export share this module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from hetero.models.layers import UnitNorm
+from hetero_devices.space import Preprocessing
+
+
+class Deploy(nn.Module):
+    """[N, S, S, 3] pixels 0..255 (uint8, or float32 of those values) -> float32 [N, D], unit norm."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessing = preprocessing
+        self.unit_norm = UnitNorm()
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """float32 [N, 3, S, S], 0..255 -> float32 [N, D], unit norm."""
+        normalised = (pixels - self.preprocessing.offset) * (1 / self.preprocessing.scale)
+        embedding: Tensor = self.unit_norm(self.network(normalised).float())
+        return embedding
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.embed(image.permute(0, 3, 1, 2).float())

@@ -1,0 +1,69 @@
+"""Built-in recipes: functions that return a recipe. Differences from the defaults are all they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from hetero.data.augment import AugmentConfig
+from hetero.models.build import preset
+from hetero.recipes.recipe import AnchorConfig, DataConfig, MeasureConfig, Recipe, StudentConfig
+from hetero.training.optimizer import FitConfig
+from hetero_devices.errors import RecipeError
+
+
+def demo() -> Recipe:
+    """The whole loop on the embedded glyphs in minutes on two cores: shows that it works, not how well."""
+    return Recipe(
+        name="demo",
+        data=DataConfig(source="glyphs"),
+        anchor=AnchorConfig(fit=FitConfig(steps=500, precision="bf16", checkpoint_every=50)),
+        student=StudentConfig(views=2, fit=FitConfig(steps=1200, checkpoint_every=100)),
+        measure=MeasureConfig(min_samples=100, min_seconds=0.5),
+    )
+
+
+def omniglot() -> Recipe:
+    """Handwritten characters: train on the background alphabets, test on unseen ones; one-drawer gallery."""
+    return Recipe(
+        name="omniglot",
+        data=DataConfig(source="omniglot", rotations=True),
+        anchor=AnchorConfig(fit=FitConfig(steps=10000, precision="bf16")),
+        student=StudentConfig(views=6, fit=FitConfig(steps=16000, rate=3e-3)),
+    )
+
+
+def cifar100() -> Recipe:
+    """Natural images at 32 px; classes 0-49 train, 50-99 test."""
+    return Recipe(
+        name="cifar100",
+        data=DataConfig(source="cifar100", augment=AugmentConfig(flip=True)),
+        anchor=AnchorConfig(fit=FitConfig(steps=12000, precision="bf16")),
+        student=StudentConfig(views=6, fit=FitConfig(steps=16000)),
+    )
+
+
+def caltech101() -> Recipe:
+    """Photographs at 64 px; classes 0-49 train, 50-99 test."""
+    return Recipe(
+        name="caltech101",
+        data=DataConfig(source="caltech101", size=64, augment=AugmentConfig(flip=True)),
+        anchor=AnchorConfig(
+            network=preset("residual-m"), fit=FitConfig(steps=4000, batch=64, precision="bf16")
+        ),
+        student=StudentConfig(network=preset("elastic-l"), views=8, fit=FitConfig(steps=6000)),
+    )
+
+
+BUILTIN: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (demo, omniglot, cifar100, caltech101)}
+
+
+def builtin(name: str) -> Recipe:
+    """The named recipe; RecipeError names the nearest one otherwise."""
+    if name not in BUILTIN:
+        near = get_close_matches(name, BUILTIN, n=1, cutoff=0)
+        raise RecipeError(
+            f"there is no recipe {name!r}; the nearest is {near[0]!r} "
+            f"(known: {', '.join(BUILTIN)}; or a file ending in .yaml)"
+        )
+    return BUILTIN[name]()

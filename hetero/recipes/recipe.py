@@ -1,0 +1,112 @@
+"""What a recipe says: data, anchor, student, export, gates and measuring, in one validated object."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hetero.config import Config
+from hetero.data.augment import AugmentConfig
+from hetero.models.build import NetworkConfig, preset
+from hetero.objectives.terms import MarginSoftmaxConfig, RegressionConfig, TermConfig
+from hetero.training.optimizer import FitConfig
+
+
+class DataConfig(Config):
+    """Where images come from and how they are split; see `hetero data --help`."""
+
+    source: str = Field(
+        default="glyphs",
+        description="named data set, folder, archive, CSV/parquet manifest or .npz",
+    )
+    size: int = Field(default=32, ge=8, le=1024, description="side of the square images in pixels")
+    root: str | None = Field(default=None, description="folder of the named data sets; else HETERO_DATA_ROOT")
+    base_url: str | None = Field(
+        default=None, description="where named data sets are downloaded from; else HETERO_DATA_URL"
+    )
+    validation_share: float = Field(default=0.1, ge=0, lt=1, description="of the training classes")
+    rotations: bool = Field(default=False, description="quarter turns of a class are classes of their own")
+    protocol: str | None = Field(
+        default=None, description="leave-one-out, one-per-class, group=N or designated"
+    )
+    group_pattern: str | None = Field(
+        default=None, description="regular expression whose group 1 is the image's group"
+    )
+    augment: AugmentConfig = AugmentConfig()
+
+
+class AnchorConfig(Config):
+    """The model that defines the space: trained here, or brought.
+
+    source: `train`; an ONNX file; a folder of stored embeddings (as `hetero embed` writes);
+    a folder of a trained model; or `package.module:function` returning a torch module
+    that maps float32 [N, 3, S, S] (preprocessed) to float32 [N, D].
+    """
+
+    source: str = "train"
+    network: NetworkConfig = Field(default_factory=lambda: preset("residual-m"))
+    objective: tuple[TermConfig, ...] = Field(default=(MarginSoftmaxConfig(),), min_length=1)
+    fit: FitConfig = FitConfig(steps=6000, precision="bf16")
+
+
+class StudentConfig(Config):
+    """The compact model. `alone` also trains the same network without the anchor, as the control."""
+
+    network: NetworkConfig = Field(default_factory=lambda: preset("elastic-m"))
+    objective: tuple[TermConfig, ...] = Field(default=(RegressionConfig(),), min_length=1)
+    fit: FitConfig = FitConfig(steps=8000)
+    views: int = Field(default=4, ge=1, description="augmented views whose anchor embeddings are cached")
+    alone: bool = True
+    alone_objective: tuple[TermConfig, ...] = Field(default=(MarginSoftmaxConfig(),), min_length=1)
+
+
+class ExportConfig(Config):
+    """Which artefacts a bundle holds; calibration images come from the training classes."""
+
+    formats: tuple[Literal["onnx", "tflite"], ...] = Field(default=("onnx", "tflite"), min_length=1)
+    precisions: tuple[Literal["fp32", "int8"], ...] = Field(default=("fp32", "int8"), min_length=1)
+    calibration: int = Field(default=256, ge=2, description="images")
+    golden: int = Field(default=16, ge=1, description="images whose vectors travel with the bundle")
+
+
+class GateConfig(Config):
+    """Thresholds a student must pass to count as done; each is a line of the report."""
+
+    fp32_min_cosine: float = Field(default=0.9999, description="of any query, exported against torch")
+    fp32_top1_same: float = Field(default=1.0, description="queries whose first result stays")
+    int8_recall_drop: float = Field(default=0.01, description="largest loss of asymmetric Recall@1, absolute")
+    criterion: bool = Field(default=True, description="M(student, anchor) > M(alone, alone) by its interval")
+    latency_ms: float | None = Field(default=None, description="largest median of the fastest artefact")
+    size_kb: float | None = Field(default=None, description="largest file of an int8 artefact")
+
+
+class MeasureConfig(Config):
+    """How latency is measured: warm-up, then until both minima are reached."""
+
+    threads: int = Field(default=1, ge=1)
+    warmup: int = Field(default=20, ge=0)
+    min_samples: int = Field(default=200, ge=1)
+    min_seconds: float = Field(default=1.0, ge=0)
+    max_seconds: float = Field(default=30.0, gt=0)
+
+
+class Recipe(Config):
+    """The whole loop, from images to report."""
+
+    name: str
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    data: DataConfig = DataConfig()
+    anchor: AnchorConfig = AnchorConfig()
+    student: StudentConfig = StudentConfig()
+    export: ExportConfig = ExportConfig()
+    gates: GateConfig = GateConfig()
+    measure: MeasureConfig = MeasureConfig()
+
+    @model_validator(mode="after")
+    def _gate_needs_control(self) -> Recipe:
+        if self.gates.criterion and not self.student.alone:
+            raise ValueError(
+                "gates.criterion compares with the student trained alone: set student.alone=true"
+            )
+        return self

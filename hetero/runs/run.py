@@ -1,0 +1,188 @@
+"""The run directory and the stages that fill it.
+
+RUN/recipe.json          the resolved recipe
+RUN/environment.json     machine and versions
+RUN/anchor/              model.json, weights, head, views/ (cached embeddings), metrics.jsonl
+RUN/student/, RUN/alone/ the compatible student, and the same network trained without the anchor
+RUN/bundle/              the exported artefact
+RUN/report/              report.html, report.md, report.json
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from hetero.data import QueryGallery, Splits, load, protocol
+from hetero.models import anchor as anchors
+from hetero.models import store
+from hetero.models.anchor import Anchor
+from hetero.models.build import NetworkConfig, build
+from hetero.models.deploy import Deploy
+from hetero.models.store import Model, define_space
+from hetero.objectives.terms import Given, Objective, TermConfig
+from hetero.recipes.recipe import Recipe
+from hetero.recipes.resolve import validated
+from hetero.runs.environment import environment
+from hetero.training.batches import Batches
+from hetero.training.items import TrainingItems
+from hetero.training.loop import CHECKPOINT, Fit
+from hetero.training.optimizer import FitConfig
+from hetero.training.views import CachedTargets, StoredTargets, Targets, Views
+from hetero_devices.errors import DataError, RecipeError
+from hetero_devices.files import read_json, write_json
+from hetero_devices.space import Preprocessing
+
+_RECIPE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One network to be trained: where, what, by which objective."""
+
+    name: str
+    network: NetworkConfig
+    objective: tuple[TermConfig, ...]
+    fit: FitConfig
+    anchor: Anchor | None = None
+
+
+class Run:
+    """A recipe carried out in a folder. Every stage is done once; asking again gives what is there."""
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, recipe
+
+    @classmethod
+    def open(cls, folder: Path, recipe: Recipe) -> Run:
+        """Start or continue a run; RecipeError when the folder holds a run of another recipe."""
+        fields = recipe.model_dump(mode="json")
+        if (folder / _RECIPE).exists():
+            changed = _differences(read_json(folder / _RECIPE), fields)
+            if changed:
+                raise RecipeError(
+                    f"{folder} holds a run of another recipe (differs in {', '.join(changed[:3])}): "
+                    "use another folder"
+                )
+        else:
+            write_json(folder / _RECIPE, fields)
+            write_json(folder / "environment.json", environment())
+        return cls(folder, recipe)
+
+    @classmethod
+    def existing(cls, folder: Path) -> Run:
+        """The run in `folder`; RecipeError when there is none."""
+        if not (folder / _RECIPE).is_file():
+            raise RecipeError(
+                f"{folder} is not a run folder: {_RECIPE} is missing; make one with 'hetero train'"
+            )
+        return cls(folder, validated(read_json(folder / _RECIPE)))
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Train, validation and test images of the recipe's data."""
+        data = self.recipe.data
+        return load(
+            data.source,
+            size=data.size,
+            root=Path(data.root) if data.root else None,
+            base_url=data.base_url,
+            validation_share=data.validation_share,
+            seed=self.recipe.seed,
+            group_pattern=data.group_pattern,
+        )
+
+    @cached_property
+    def test(self) -> QueryGallery:
+        """The test images as queries and gallery."""
+        return protocol(self.recipe.data.protocol or self.splits.protocol, self.splits.test, self.recipe.seed)
+
+    @cached_property
+    def items(self) -> TrainingItems:
+        return TrainingItems(self.splits.train, self.recipe.data.rotations)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(size=self.recipe.data.size)
+
+    @cached_property
+    def anchor(self) -> Anchor:
+        """The recipe's anchor: opened where it is brought, else trained (or continued) here."""
+        config = self.recipe.anchor
+        if config.source != "train":
+            return anchors.bring(config.source, self.preprocessing)
+        training = _Training("anchor", config.network, config.objective, config.fit)
+        return anchors.from_model(self._trained(training))
+
+    @cached_property
+    def student(self) -> Model:
+        """The student trained into the anchor's space."""
+        config = self.recipe.student
+        return self._trained(_Training("student", config.network, config.objective, config.fit, self.anchor))
+
+    @cached_property
+    def alone(self) -> Model:
+        """The student's network trained without the anchor: the control, in a space of its own."""
+        config = self.recipe.student
+        return self._trained(_Training("alone", config.network, config.alone_objective, config.fit))
+
+    def _trained(self, training: _Training) -> Model:
+        folder = self.folder / training.name
+        if not (folder / store.DESCRIPTION).exists():
+            self._train(training, folder)
+        return store.load(folder)
+
+    def _train(self, training: _Training, folder: Path) -> None:
+        recipe, dim = self.recipe, training.network.dim
+        given = self._given(training.anchor, dim)
+        torch.manual_seed(recipe.seed)
+        deploy = Deploy(build(training.network), self.preprocessing)
+        objective = Objective(training.objective, given)
+        targets = self._targets(training.anchor) if training.anchor else None
+        batches = Batches(self.items, recipe.data.augment, training.fit.batch, recipe.seed, targets)
+        fit = Fit(deploy, objective, training.fit, folder, recipe.seed)
+        trained = fit.run(batches).to("cpu")
+        space = (
+            training.anchor.space
+            if training.anchor
+            else define_space(trained.network, self.preprocessing, dim)
+        )
+        head = objective.cpu().head() if training.anchor is None else None
+        Model(trained, training.network, space, head).save(
+            folder, {"recipe": recipe.name, "seed": recipe.seed}
+        )
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _given(self, anchor: Anchor | None, dim: int) -> Given:
+        if anchor is not None and anchor.space.dim != dim:
+            raise RecipeError(
+                f"the student's dimension is {dim} and the anchor's is {anchor.space.dim}: "
+                f"set student.network.dim={anchor.space.dim}"
+            )
+        return Given(self.items.classes, dim, anchor is not None, anchor.head if anchor else None)
+
+    def _targets(self, anchor: Anchor) -> Targets:
+        if anchor.encoder is None:
+            if self.recipe.data.rotations:
+                raise DataError(
+                    "a black-box anchor has no embeddings of turned images: set data.rotations=false"
+                )
+            return StoredTargets(anchor.embed("train", self.splits.train).vectors)
+        views = Views(self.items, self.recipe.data.augment, self.recipe.student.views, self.recipe.seed)
+        return CachedTargets(self.folder / "anchor" / "views", views, anchor.encoder)
+
+    def forget(self, stage: str) -> None:
+        """Remove a stage's results, so that it is done again."""
+        shutil.rmtree(self.folder / stage, ignore_errors=True)
+
+
+def _differences(old: object, new: object, prefix: str = "") -> list[str]:
+    """Dotted keys in which two recipes differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}{k}.")]
+    return [] if old == new else [prefix.rstrip(".")]

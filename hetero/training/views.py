@@ -1,0 +1,99 @@
+"""The anchor's embeddings of a fixed set of augmented views, so that it need not run in the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hetero.data import augment
+from hetero.data.augment import AugmentConfig
+from hetero.models.encoder import Encoder
+from hetero.progress import track
+from hetero.training.items import TrainingItems
+from hetero_devices.errors import SpaceMismatch
+from hetero_devices.files import atomic_file, read_json, write_json
+
+_BLOCK = 256
+
+
+class Views:
+    """View v of item i is one augmentation drawn from `seed` and v; view 0 is the image itself.
+
+    The parameters are recomputed from the seed, so only vectors are stored: float32 [items, D] a view.
+    """
+
+    def __init__(self, items: TrainingItems, config: AugmentConfig, count: int, seed: int) -> None:
+        self.items, self.config, self.count, self.seed = items, config, count, seed
+        self._parameters = [self._draw(view) for view in range(count)]
+
+    def _draw(self, view: int) -> Tensor | None:
+        if view == 0:
+            return None
+        return augment.draw(len(self.items), torch.Generator().manual_seed(self.seed * 1009 + view))
+
+    def pixels(self, items: npt.NDArray[np.int64], view: int) -> Tensor:
+        """float32 [B, 3, S, S], 0..255: the given view of the items."""
+        parameters = self._parameters[view]
+        pixels = self.items.pixels(items)
+        if parameters is None:
+            return pixels
+        return augment.apply(pixels, parameters[torch.from_numpy(items)], self.config)
+
+    def describe(self) -> dict[str, object]:
+        return {"augment": self.config.model_dump(), "seed": self.seed, "items": len(self.items)}
+
+
+class CachedTargets:
+    """The anchor's vectors of every view: float32 [views, items, D], on disk, filled view by view."""
+
+    def __init__(self, folder: Path, views: Views, anchor: Encoder) -> None:
+        self.views = views
+        self._check(folder / "views.json", {**views.describe(), "space": anchor.space.to_json()})
+        self._vectors = [self._open(folder / f"view{v}.npy", v, anchor) for v in range(views.count)]
+
+    def targets(self, items: npt.NDArray[np.int64], view: int) -> Tensor:
+        """float32 [B, D], unit norm."""
+        return torch.from_numpy(self._vectors[view][items])
+
+    def _check(self, path: Path, description: dict[str, object]) -> None:
+        if not path.exists():
+            write_json(path, description)
+        elif read_json(path) != description:
+            raise SpaceMismatch(
+                f"{path.parent} caches another anchor, data set or augmentation: "
+                "delete it, or use another run folder"
+            )
+
+    def _open(self, path: Path, view: int, anchor: Encoder) -> npt.NDArray[np.float32]:
+        if not path.exists():
+            vectors = np.concatenate(list(self._encode(view, anchor)))
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.save(file, vectors, allow_pickle=False)
+        cached: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return cached
+
+    def _encode(self, view: int, anchor: Encoder) -> Iterator[npt.NDArray[np.float32]]:
+        starts = range(0, len(self.views.items), _BLOCK)
+        for start in track(starts, f"anchor embeds view {view + 1} of {self.views.count}"):
+            items = np.arange(start, min(start + _BLOCK, len(self.views.items)))
+            pixels = self.views.pixels(items, view)
+            yield anchor.encode(pixels.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy())
+
+
+class StoredTargets:
+    """A black-box anchor: one stored vector an image, the target of every augmentation of it."""
+
+    def __init__(self, vectors: npt.NDArray[np.float32]) -> None:
+        self._vectors = vectors
+
+    def targets(self, items: npt.NDArray[np.int64], view: int) -> Tensor:
+        """float32 [B, D], unit norm."""
+        return torch.from_numpy(np.array(self._vectors[items]))
+
+
+Targets = CachedTargets | StoredTargets
