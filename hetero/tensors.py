@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hetero_devices.errors import ModelError
@@ -18,7 +18,7 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None =
     """Write tensors of any dtype as one safetensors file."""
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
-        save_file(contiguous, temporary, metadata)
+        temporary.write_bytes(save(contiguous, metadata))  # save_file hides a full disk in its own error
 
 
 def load_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from hetero_devices.errors import HeteroError
 
@@ -23,7 +27,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with _disk_full_explained(path):
+            yield temporary
         temporary.chmod(0o644 & ~_umask())
         os.replace(temporary, path)
     finally:
@@ -36,13 +41,20 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield temporary
+        with _disk_full_explained(path):
+            yield temporary
         temporary.chmod(0o755 & ~_umask())
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write a .npy file, whole or not at all."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,6 +77,18 @@ def sha256_file(path: Path) -> str:
     """Hex digest of a file's content, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _disk_full_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC and "requested and" not in str(error):
+            raise  # numpy reports a short write as "N requested and M written", without a number
+        raise HeteroError(
+            f"no space left to write {path}: free some and run the same command again"
+        ) from None
 
 
 def _umask() -> int:

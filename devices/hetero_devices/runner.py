@@ -19,7 +19,7 @@ from hetero_devices import cpu
 from hetero_devices.devices.job import EMBEDDINGS, FAILURE, STATISTICS, Job, Profile
 from hetero_devices.devices.measure import measure_latency, measure_memory, timed
 from hetero_devices.errors import DataError, DeviceError, HeteroError
-from hetero_devices.files import atomic_file, read_json, write_json
+from hetero_devices.files import read_json, save_array, write_json
 from hetero_devices.runtimes import format_of, import_runtime, installed, load
 from hetero_devices.verify import Check, verify
 
@@ -56,7 +56,7 @@ def run_job(job: Job) -> None:
     images = _images(Path(job.images))
     profile, embeddings = _memory(job, images) if "memory" in job.tasks else _others(job, images)
     if embeddings is not None:
-        _save(Path(job.output) / EMBEDDINGS, embeddings)
+        save_array(Path(job.output) / EMBEDDINGS, embeddings)
     write_json(Path(job.output) / STATISTICS, profile.to_json())
 
 
@@ -105,11 +105,6 @@ def _some(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     if not len(images):
         raise DataError("measuring needs at least one image")
     return np.array(images[:256])  # in memory: a page fault is no part of an inference
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def _run(options: argparse.Namespace) -> int:

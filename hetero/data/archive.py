@@ -13,7 +13,7 @@ from threading import Lock
 
 from hetero.data.digests import file_digest
 from hetero.data.layout import is_image, places
-from hetero.data.source import Record, group_of
+from hetero.data.source import Record, group_of, one_line
 from hetero_devices.errors import DataError
 
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, OSError, RuntimeError)
@@ -32,7 +32,7 @@ class ArchiveSource:
 
     def records(self) -> Sequence[Record]:
         """One record an image, in archive order. DataError for a damaged archive or an unsafe entry."""
-        readers, folders = _open_zip(self.path) if zipfile.is_zipfile(self.path) else _open_tar(self.path)
+        readers, folders = _open_zip(self.path) if _is_zip(self.path) else _open_tar(self.path)
         names = list(readers)
         stands = places(names, folders, str(self.path))
         return [
@@ -48,7 +48,7 @@ def _open_zip(path: Path) -> tuple[Readers, list[str]]:
     try:
         archive = zipfile.ZipFile(path)
     except _DAMAGE as error:
-        raise DataError(f"cannot read archive {path}: {error}") from None
+        raise DataError(f"cannot read archive {path}: {one_line(error)}") from None
     readers: Readers = {}
     folders = []
     for entry in archive.infolist():
@@ -68,7 +68,7 @@ def _open_tar(path: Path) -> tuple[Readers, list[str]]:
         archive = _TarFile.open(path)
         members = archive.getmembers()
     except _DAMAGE as error:
-        raise DataError(f"cannot read archive {path}: {error}") from None
+        raise DataError(f"cannot read archive {path}: {one_line(error)}") from None
     lock = Lock()  # a tar has one file position
     readers: Readers = {}
     folders = []
@@ -82,6 +82,10 @@ def _open_tar(path: Path) -> tuple[Readers, list[str]]:
             _check_size(path, name, member.size)
             readers[name] = partial(_read, path, name, partial(_tar_bytes, archive, member, lock))
     return readers, folders
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)
 
 
 class _TarFile(tarfile.TarFile):
@@ -102,7 +106,7 @@ def _read(path: Path, name: str, read: Callable[[], bytes]) -> bytes:
     try:
         return read()
     except (*_DAMAGE, NotImplementedError) as error:
-        raise DataError(f"archive {path}, entry {name}: {error}") from None
+        raise DataError(f"archive {path}, entry {name}: {one_line(error)}") from None
 
 
 def _check_name(path: Path, name: str) -> str:

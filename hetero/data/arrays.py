@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hetero.data.digests import file_digest
 from hetero.data.imageset import Images
-from hetero.data.source import Record
+from hetero.data.source import Record, one_line
 from hetero_devices.errors import DataError
 
 Array = npt.NDArray[np.generic]
@@ -75,7 +75,7 @@ class ArraySource:
             zipfile.BadZipFile,
             zlib.error,
         ) as error:
-            raise DataError(f"cannot read {name} from {file}: {' '.join(str(error).split())}") from None
+            raise DataError(f"cannot read {name} from {file}: {one_line(error)}") from None
 
 
 def _checked_images(path: Path, images: Array) -> Images:

@@ -154,11 +154,9 @@ def _splits(source: Source, records: Sequence[Record]) -> npt.NDArray[np.str_] |
 
 
 def _flags(values: Sequence[bool | None]) -> npt.NDArray[np.bool_] | None:
-    return (
-        None
-        if all(value is None for value in values)
-        else np.array([bool(v) for v in values], dtype=np.bool_)
-    )
+    if all(value is None for value in values):
+        return None
+    return np.array([bool(value) for value in values], dtype=np.bool_)
 
 
 def _decode_all(source: Source, records: Sequence[Record], size: int) -> Iterator[Images]:

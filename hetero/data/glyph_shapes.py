@@ -37,7 +37,8 @@ _DISTINCT = 0.12  # Dice distance below which two code points count as one shape
 Floats = npt.NDArray[np.float32]
 
 
-def distinct_code_points() -> list[int]:
+@cache
+def distinct_code_points() -> tuple[int, ...]:
     """Code points with visible, mutually different shapes in every DejaVu style, ascending.
 
     Of glyphs nearer than `_DISTINCT` in any of the compared styles the first code point stays.
@@ -51,7 +52,7 @@ def distinct_code_points() -> list[int]:
     ink = [[np.asarray(picture) for picture in glyphs[point]] for point in points]
     shapes = np.array(ink, dtype=np.float32)  # [points, styles, side, side]
     distances = [_dice_distances(shapes[:, style]) for style in range(len(_COMPARED))]
-    return [points[row] for row in _greedy(np.min(distances, axis=0))]
+    return tuple(points[row] for row in _greedy(np.min(distances, axis=0)))
 
 
 def glyph(style: str, point: int, side: int, fill: float) -> Image.Image | None:

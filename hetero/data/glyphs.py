@@ -25,7 +25,7 @@ from hetero_devices.errors import DataError, require
 if TYPE_CHECKING:
     from PIL import Image
 
-_VERSION = 1  # raise when the pictures change: the cache is keyed by it
+_VERSION = 2  # raise when the pictures change: the cache is keyed by it
 _FILL = 0.68  # of the canvas: leaves a margin for turning and clutter
 _CLUTTER = 128  # different glyphs among the clutter
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hetero.data.imageset import Images
+from hetero.data.source import one_line
 from hetero_devices.errors import DataError, require
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def decode(content: bytes, size: int) -> Images:
     except UnidentifiedImageError:
         raise DataError("not an image file that Pillow can read") from None
     except Exception as error:  # a parser of foreign bytes raises whatever it stumbles over
-        raise DataError(f"damaged image: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise DataError(f"damaged image: {one_line(error)}") from None
 
 
 def resize(image: Images, size: int) -> Images:
@@ -59,13 +60,13 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 def _square(image: Image.Image, size: int) -> Images:
-    """Centre square of an RGB image, resized in one step so that crop offsets need no rounding loss."""
+    """The centre square, cut out first: Pillow's `box` would let pixels beside it bleed in."""
     from PIL import Image as pillow
 
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), pillow.Resampling.BILINEAR, box=box))
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), pillow.Resampling.BILINEAR))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hetero.data.source import Record, check_split, group_of, read_bytes
+from hetero.data.source import Record, check_split, group_of, one_line, read_bytes
 from hetero_devices.errors import DataError, require
 
 _REQUIRED = ("path", "label")
@@ -68,7 +68,7 @@ def _read_csv(path: Path) -> list[Row]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows: list[Row] = list(csv.DictReader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+        raise DataError(f"cannot read {path}: {one_line(error)}") from None
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():  # DictReader's marks for too many and too few fields
             raise DataError(f"{path}, row {number}: the number of fields differs from the header's")
@@ -84,7 +84,7 @@ def _read_parquet(path: Path) -> list[Row]:
         _check_columns(path, columns)
         rows: list[Row] = parquet.read_table(path, columns=columns).to_pylist()
     except (OSError, arrow.ArrowException) as error:
-        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot read {path}: {one_line(error)}") from None
     return rows
 
 

@@ -59,8 +59,8 @@ def find(name: str, sha256: str, root: Path | None, base_url: str | None) -> Pat
     url = base_url or os.environ.get("HETERO_DATA_URL")
     if not url:
         raise DataError(
-            f"{name} is not in {' or '.join(map(str, folders))}: set HETERO_DATA_ROOT to the folder that holds it, or HETERO_DATA_URL"
-            " to a base URL to download it from"
+            f"{name} is not in {' or '.join(map(str, folders))}: "
+            "set HETERO_DATA_ROOT to the folder that holds it, or HETERO_DATA_URL to where it can be fetched"
         )
     return download(f"{url.rstrip('/')}/{name}", kept / name, sha256)
 
@@ -75,16 +75,16 @@ def _checked(path: Path, sha256: str) -> Path:
 
 def _split_omniglot(files: list[Decoded], validation_share: float) -> Splits:
     background, evaluation = (file.images for file in files)
-    alphabets = sorted({_alphabet(name) for name in background.class_names})
+    alphabets = sorted({alphabet(name) for name in background.class_names})
     parts = cut(alphabets, validation_share, "validation")
     train, validation = (
-        background.classes(name for name in background.class_names if _alphabet(name) in part)
+        background.classes(name for name in background.class_names if alphabet(name) in part)
         for part in parts
     )
     return Splits(train, validation, evaluation, protocol="group=1")
 
 
-def _alphabet(class_name: str) -> str:
+def alphabet(class_name: str) -> str:
     return class_name.partition("/")[0]
 
 

@@ -79,3 +79,8 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+def one_line(error: Exception) -> str:
+    """What a library's exception says, without its line breaks; its type when it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

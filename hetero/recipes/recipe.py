@@ -78,7 +78,7 @@ class GateConfig(Config):
     int8_recall_drop: float = Field(default=0.01, description="largest loss of asymmetric Recall@1, absolute")
     criterion: bool = Field(default=True, description="M(student, anchor) > M(alone, alone) by its interval")
     latency_ms: float | None = Field(default=None, description="largest median of the fastest artefact")
-    size_kb: float | None = Field(default=None, description="largest file of an int8 artefact")
+    size_kb: float | None = Field(default=None, description="largest size of the smallest artefact")
 
 
 class MeasureConfig(Config):

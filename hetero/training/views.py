@@ -16,7 +16,7 @@ from hetero.models.encoder import Encoder
 from hetero.progress import track
 from hetero.training.items import TrainingItems
 from hetero_devices.errors import SpaceMismatch
-from hetero_devices.files import atomic_file, read_json, write_json
+from hetero_devices.files import read_json, save_array, write_json
 
 _BLOCK = 256
 
@@ -71,9 +71,7 @@ class CachedTargets:
 
     def _open(self, path: Path, view: int, anchor: Encoder) -> npt.NDArray[np.float32]:
         if not path.exists():
-            vectors = np.concatenate(list(self._encode(view, anchor)))
-            with atomic_file(path) as temporary, temporary.open("wb") as file:
-                np.save(file, vectors, allow_pickle=False)
+            save_array(path, np.concatenate(list(self._encode(view, anchor))))
         cached: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
         return cached
 

@@ -1,0 +1,73 @@
+"""Converters are chatty: silence one call and leave the process as it was."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Discard whatever is printed, logged or warned, by Python or straight to the file descriptors.
+
+    The environment, logging and warning filters are afterwards what they were before, although
+    converters change all three when they are first imported.
+    """
+    sink = io.StringIO()  # never closed: a library may keep the stream it met when it was imported
+    with (
+        _same_environment(),
+        _logging_off(),
+        _descriptors_discarded(),
+        redirect_stdout(sink),
+        redirect_stderr(sink),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(TQDM_DISABLE="1", TF_CPP_MIN_LOG_LEVEL="3")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _logging_off() -> Iterator[None]:
+    root = logging.root
+    level, handlers, disabled = root.level, list(root.handlers), root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+@contextmanager
+def _descriptors_discarded() -> Iterator[None]:
+    """Point file descriptors 1 and 2 at the null device: native code writes past `sys.stderr`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for descriptor, _ in saved:
+            os.dup2(null, descriptor)
+        yield
+    finally:
+        for descriptor, copy in saved:
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(null)

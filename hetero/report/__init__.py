@@ -1,0 +1,26 @@
+"""The report of a run: typed data, written as one HTML page, Markdown, JSON, or to the terminal."""
+
+from hetero.report.files import read, write
+from hetero.report.model import (
+    Figure,
+    Gate,
+    Headline,
+    LatencyRow,
+    ModelRow,
+    ParityRow,
+    Report,
+)
+from hetero.report.terminal import show
+
+__all__ = [
+    "Figure",
+    "Gate",
+    "Headline",
+    "LatencyRow",
+    "ModelRow",
+    "ParityRow",
+    "Report",
+    "read",
+    "show",
+    "write",
+]

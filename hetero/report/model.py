@@ -1,0 +1,166 @@
+"""What a report says, as plain data; the writers only lay it out. JSON is the form other programs read."""
+
+from __future__ import annotations
+
+import base64
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from hetero.retrieval.compatibility import Criterion
+from hetero.retrieval.intervals import Estimate
+from hetero.retrieval.matrix import Matrix
+from hetero_devices.errors import HeteroError, require
+from hetero_devices.space import Space
+
+SCHEMA = 1
+
+Relation = Literal["<", "<=", ">", ">="]
+_HOLDS: Mapping[Relation, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The result in four scores of one metric. M(q, g): query model first.
+
+    paragon: M(anchor, anchor). asymmetric: M(student, anchor). symmetric: M(student, student).
+    alone: M(student*, student*) of the same network trained without the anchor.
+    """
+
+    metric: str
+    paragon: Estimate
+    asymmetric: Estimate
+    symmetric: Estimate
+    alone: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """One model; macs and parameters are None for an anchor known only by its vectors."""
+
+    name: str
+    role: Literal["anchor", "student", "alone"]
+    macs: int | None = None
+    parameters: int | None = None
+    mac_ratio: float | None = None  # anchor's MACs / this model's: how many times fewer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityRow:
+    """One exported artefact against the torch model it came from, on the same queries and gallery.
+
+    cosine_distance_*: 1 - cosine between the two embeddings of an image. top1_identical, top10_overlap:
+    shares in [0, 1]. recall_delta, map_delta: artefact minus torch, paired over queries, in [-1, 1].
+    """
+
+    artefact: str
+    format: str
+    precision: str
+    cosine_distance_mean: float
+    cosine_distance_p99: float
+    cosine_distance_max: float
+    top1_identical: float
+    recall_delta: Estimate
+    map_delta: Estimate
+    top10_overlap: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRow:
+    """One artefact measured on one device: milliseconds per image, MB of 10^6 and kB of 10^3 bytes."""
+
+    artefact: str
+    device: str
+    runtime: str
+    threads: int
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    peak_mb: float | None
+    size_kb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A requirement and what was measured: passed when `value relation threshold`."""
+
+    name: str
+    passed: bool
+    value: float
+    relation: Relation
+    threshold: float
+    detail: str = ""
+
+    @classmethod
+    def check(cls, name: str, value: float, relation: Relation, threshold: float, detail: str = "") -> Gate:
+        """Decide the gate: passed when `value relation threshold` holds, so never for NaN."""
+        passed = _HOLDS[relation](value, threshold)
+        return cls(
+            name=name, passed=passed, value=value, relation=relation, threshold=threshold, detail=detail
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A picture carried inside the report; `data` is base64. `alternative` says in words what it shows."""
+
+    title: str
+    alternative: str
+    media_type: Literal["image/png", "image/svg+xml"]
+    data: str
+
+    @classmethod
+    def of(cls, title: str, alternative: str, content: bytes, svg: bool = False) -> Figure:
+        """A figure from the bytes of a PNG file, or of an SVG file."""
+        media: Literal["image/png", "image/svg+xml"] = "image/svg+xml" if svg else "image/png"
+        encoded = base64.b64encode(content).decode("ascii")
+        return cls(title=title, alternative=alternative, media_type=media, data=encoded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything one run found. created: ISO 8601 date; scores in [0, 1] with 95 % intervals."""
+
+    title: str
+    created: str
+    space: Space
+    environment: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[ModelRow, ...] = ()
+    headline: Headline | None = None
+    criterion: Criterion | None = None
+    retention: Estimate | None = None
+    matrices: tuple[Matrix, ...] = ()
+    parity: tuple[ParityRow, ...] = ()
+    latency: tuple[LatencyRow, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed."""
+        return all(gate.passed for gate in self.gates)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; the same report gives the same JSON."""
+        return {"schema": SCHEMA} | asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Report:
+        """Undo `to_json`; HeteroError names the first field that is wrong or of a newer schema."""
+        if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+            raise HeteroError(f"not a report of schema {SCHEMA}: write it again with this version of hetero")
+        pydantic = require("pydantic", "train")
+        try:
+            report: Report = pydantic.TypeAdapter(cls).validate_python(fields)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise HeteroError(f"report is not understood: {place}: {first['msg']}") from None
+        return report

@@ -1,0 +1,180 @@
+"""The report's content as titled tables and sentences, shared by the HTML, Markdown and terminal writers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hetero.report import wording
+from hetero.report.model import Report
+from hetero.retrieval.matrix import Cell, Matrix
+from hetero.retrieval.metrics import display_name
+
+Tone = Literal["plain", "good", "bad"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text of one cell; `tone` lets a writer colour what the text already says."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows[i] has one entry for each of `columns`; columns[0] names the row. note: how to read it."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Text, ...], ...]
+
+
+def verdict(report: Report) -> str:
+    """What was found, in a few words; the first line of every report."""
+    if report.criterion is None:
+        return "No compatibility criterion was tested"
+    return f"The compatibility criterion {'holds' if report.criterion.holds else 'does not hold'}"
+
+
+def findings(report: Report) -> list[str]:
+    """The sentences under the verdict."""
+    sentences = [report.criterion.sentence] if report.criterion else []
+    if report.retention:
+        kept = (
+            f"{wording.percent(report.retention.value)} % (95 % interval {wording.bounds(report.retention)})"
+        )
+        sentences.append(f"Against the anchor's own gallery the student keeps {kept} of the anchor's score.")
+    if report.gates:
+        passed = sum(gate.passed for gate in report.gates)
+        sentences.append(f"{passed} of {len(report.gates)} gates passed.")
+    return sentences
+
+
+def tables(report: Report) -> list[Table]:
+    """Every table that has rows, in reading order."""
+    found = [
+        headline(report),
+        gates(report),
+        *(matrix(each) for each in report.matrices),
+        parity(report),
+        latency(report),
+        models(report),
+        facts("Data", report.data),
+        facts("Environment", report.environment),
+    ]
+    return [table for table in found if table.rows]
+
+
+def headline(report: Report) -> Table:
+    scores = report.headline
+    columns = ("search", "M(query, gallery)", "score % (95 % interval)")
+    if scores is None:
+        return Table("Result", "", columns, ())
+    rows = (
+        _row("Paragon", "anchor, anchor", wording.scored(scores.paragon)),
+        _row("Asymmetric", "student, anchor", wording.scored(scores.asymmetric)),
+        _row("Symmetric", "student, student", wording.scored(scores.symmetric)),
+        _row("Symmetric, trained alone", "student*, student*", wording.scored(scores.alone)),
+    )
+    return Table(f"Result: {display_name(scores.metric)}", "", columns, rows)
+
+
+def gates(report: Report) -> Table:
+    rows = tuple(
+        (
+            Text(gate.name),
+            Text("✓ pass", "good") if gate.passed else Text("✗ fail", "bad"),
+            Text(wording.measured(gate)),
+            Text(wording.requirement(gate)),
+            Text(gate.detail),
+        )
+        for gate in report.gates
+    )
+    note = "What the exported artefact must reach before it counts as done."
+    return Table("Gates", note, ("gate", "result", "measured", "required", "detail"), rows)
+
+
+def matrix(each: Matrix) -> Table:
+    """Rows are query models, columns gallery models; see `cell_text` for the marks."""
+    note = "Rows: query model. Columns: gallery model. Percent, with 95 % interval."
+    if any(cell and cell.across_spaces for row in each.cells for cell in row):
+        note += " ≠: the two models share no space; shown as the chance level."
+    columns = ("query ↓ gallery →", *each.galleries)
+    rows = tuple(
+        (Text(name), *(Text(cell_text(cell)) for cell in cells))
+        for name, cells in zip(each.queries, each.cells, strict=True)
+    )
+    return Table(f"Compatibility matrix: {display_name(each.metric)}", note, columns, rows)
+
+
+def cell_text(cell: Cell | None) -> str:
+    if cell is None:
+        return "– (other dimension)"
+    return wording.scored(cell.estimate) + (" ≠" if cell.across_spaces else "")
+
+
+def parity(report: Report) -> Table:
+    note = (
+        "Each artefact against the torch model it was exported from, searching the anchor's gallery. "
+        "Differences in percentage points, paired over queries, with 95 % interval."
+    )
+    cosine = ("1 − cosine: mean", "p99", "max")
+    search = ("top-1 identical %", "Δ Recall@1", "Δ mAP", "top-10 overlap %")
+    rows = tuple(
+        _row(
+            row.artefact,
+            row.format,
+            row.precision,
+            f"{row.cosine_distance_mean:.1e}",
+            f"{row.cosine_distance_p99:.1e}",
+            f"{row.cosine_distance_max:.1e}",
+            wording.percent(row.top1_identical, 2),
+            wording.points(row.recall_delta),
+            wording.points(row.map_delta),
+            wording.percent(row.top10_overlap, 1),
+        )
+        for row in report.parity
+    )
+    columns = ("artefact", "format", "precision", *cosine, *search)
+    return Table("Parity of the exported artefacts", note, columns, rows)
+
+
+def latency(report: Report) -> Table:
+    columns = ("artefact", "device", "runtime", "threads", "p50 ms", "p90 ms", "p95 ms", "peak MB", "size kB")
+    rows = tuple(
+        _row(
+            row.artefact,
+            row.device,
+            row.runtime,
+            str(row.threads),
+            *(wording.quantity(x) for x in (row.p50_ms, row.p90_ms, row.p95_ms, row.peak_mb, row.size_kb)),
+        )
+        for row in report.latency
+    )
+    return Table("Latency and size", "One image at a time, in a process without torch.", columns, rows)
+
+
+def models(report: Report) -> Table:
+    roles = {"anchor": "anchor", "student": "student", "alone": "student trained alone"}
+    rows = tuple(
+        _row(
+            row.name,
+            roles[row.role],
+            wording.count(row.macs),
+            wording.count(row.parameters),
+            wording.NONE if row.mac_ratio is None else f"{wording.quantity(row.mac_ratio)}×",
+        )
+        for row in report.models
+    )
+    return Table("Models", "", ("model", "role", "MACs", "parameters", "fewer MACs than anchor"), rows)
+
+
+def facts(title: str, pairs: Mapping[str, str]) -> Table:
+    return Table(title, "", ("what", "value"), tuple(_row(name, value) for name, value in pairs.items()))
+
+
+def _row(*texts: str) -> tuple[Text, ...]:
+    return tuple(Text(text) for text in texts)

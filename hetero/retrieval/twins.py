@@ -1,0 +1,74 @@
+"""Gallery rows that are copies of an earlier row; found exactly, in one pass at bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+
+_CHUNK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Twins:
+    """rows[i] equals firsts[i], the earliest row with that vector; rows ascend. Both int64 [T]."""
+
+    rows: Rows
+    firsts: Rows
+
+
+def find_twins(vectors: npt.NDArray[np.float32]) -> Twins:
+    """vectors: float32 [N, D]. Rows are hashed, and rows of one hash compared, so collisions do no harm."""
+    hashes = _hashes(vectors)
+    order = np.argsort(hashes, kind="stable")  # rows ascend within a hash
+    alone = np.ones(len(order), bool)
+    same = hashes[order][1:] == hashes[order][:-1]
+    alone[1:] &= ~same
+    alone[:-1] &= ~same
+    pending = order[~alone]
+    rows, firsts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    while len(pending):
+        leaders = _leaders(pending, hashes)
+        equal = _equal(vectors, pending, leaders)
+        twin = equal & (pending != leaders)
+        rows.append(pending[twin])
+        firsts.append(leaders[twin])
+        pending = pending[~equal]  # shares only the hash with its leader: another round without it
+    found, earliest = np.concatenate(rows), np.concatenate(firsts)
+    ascending = np.argsort(found)
+    return Twins(found[ascending], earliest[ascending])
+
+
+def _hashes(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Multilinear hash of each row's bits: uint64 [N]."""
+    count, dim = vectors.shape
+    word = np.uint64 if dim % 2 == 0 else np.uint32
+    random = np.random.default_rng(0).integers(0, 2**63, size=(dim,), dtype=np.uint64)
+    odd = random * np.uint64(2) + np.uint64(1)
+    hashes = np.empty(count, np.uint64)
+    for chunk in _chunks(count, dim):
+        bits = (vectors[chunk] + np.float32(0)).view(word)  # adding 0 makes -0.0 and 0.0 one
+        np.matmul(bits.astype(np.uint64, copy=False), odd[: bits.shape[1]], out=hashes[chunk])
+    return hashes
+
+
+def _leaders(pending: Rows, hashes: npt.NDArray[np.uint64]) -> Rows:
+    """For each pending row, the first pending row of its hash; pending is grouped by hash."""
+    keys = hashes[pending]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return np.repeat(pending[starts], np.diff(np.append(starts, len(pending))))
+
+
+def _equal(vectors: npt.NDArray[np.float32], a: Rows, b: Rows) -> npt.NDArray[np.bool_]:
+    equal = np.empty(len(a), bool)
+    for chunk in _chunks(len(a), vectors.shape[1]):
+        equal[chunk] = (vectors[a[chunk]] == vectors[b[chunk]]).all(axis=1)
+    return equal
+
+
+def _chunks(count: int, dim: int) -> list[slice]:
+    step = max(1, _CHUNK_BYTES // (4 * max(1, dim)))
+    return [slice(start, start + step) for start in range(0, count, step)]

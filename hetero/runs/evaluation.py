@@ -1,0 +1,208 @@
+"""From a run and its bundle to a report: the last step of the loop, on the exported artefacts."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from hetero.models.cost import Cost
+from hetero.report import Figure, Headline, LatencyRow, ModelRow, ParityRow, Report
+from hetero.report.examples import examples_figure
+from hetero.retrieval import (
+    MAP,
+    MAP_AT_R,
+    RECALL_AT_1,
+    Criterion,
+    CrossEvaluation,
+    Estimate,
+    Hits,
+    Matrix,
+    compatibility_criterion,
+    cross_evaluate,
+    overlap,
+    paired_difference,
+    retention_interval,
+    search,
+)
+from hetero.runs.gates import gates
+from hetero.runs.run import Run
+from hetero.runs.sides import ALONE, ANCHOR, STUDENT, Sides, all_sides, artefact_name
+from hetero_devices.bench import profile_bundle
+from hetero_devices.bundle import Bundle, ModelFile
+from hetero_devices.devices import Device, HostDevice, Stopping
+from hetero_devices.files import read_json
+from hetero_devices.verify import cosine_distance, verify
+
+_TOP = 10
+
+
+def evaluate(run: Run, bundle: Bundle, device: Device | None = None) -> Report:
+    """Everything a report says: matrix, criterion, parity, latency and gates.
+
+    The artefacts run on `device` (default: this host, in processes without torch). Intervals resample
+    classes, since queries of one class share gallery images.
+    """
+    device = device or HostDevice()
+    sides = all_sides(run, bundle, device)
+    crossed = cross(sides)
+    parity = tuple(_parity(model, sides, crossed) for model in bundle.manifest.models)
+    latency = _latency(run, bundle, device)
+    criterion = _criterion(crossed) if ALONE in sides else None
+    matrices = tuple(crossed.matrix(metric, by_class=True) for metric in (RECALL_AT_1, MAP, MAP_AT_R))
+    return Report(
+        title=f"hetero: {run.recipe.name}",
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        space=run.anchor.space,
+        environment=_environment(run),
+        data=_data(run),
+        models=_models(run),
+        headline=_headline(matrices[0]) if ALONE in sides else None,
+        criterion=criterion,
+        retention=_retention(crossed),
+        matrices=matrices,
+        parity=parity,
+        latency=latency,
+        gates=gates(run.recipe.gates, parity, latency, criterion, verify(bundle.root, device)),
+        figures=(_examples(run, sides),),
+    )
+
+
+def cross(sides: Mapping[str, Sides]) -> CrossEvaluation:
+    """Every model as query against every model as gallery; pairs of different spaces are marked."""
+    queries = {name: side.query for name, side in sides.items()}
+    galleries = {name: side.gallery for name, side in sides.items()}
+    return cross_evaluate(queries, galleries, across_spaces=True)
+
+
+def _criterion(crossed: CrossEvaluation) -> Criterion:
+    asymmetric = crossed[STUDENT, ANCHOR].per_query(RECALL_AT_1)
+    baseline = crossed[ALONE, ALONE].per_query(RECALL_AT_1)
+    return compatibility_criterion(asymmetric, baseline, clusters=asymmetric.labels)
+
+
+def _retention(crossed: CrossEvaluation) -> Estimate:
+    asymmetric = crossed[STUDENT, ANCHOR].per_query(RECALL_AT_1)
+    paragon = crossed[ANCHOR, ANCHOR].per_query(RECALL_AT_1)
+    return retention_interval(asymmetric, paragon, clusters=asymmetric.labels)
+
+
+def _headline(matrix: Matrix) -> Headline:
+    def score(query: str, gallery: str) -> Estimate:
+        cell = matrix.cell(query, gallery)
+        assert cell is not None  # one dimension throughout a run
+        return cell.estimate
+
+    return Headline(
+        metric=matrix.metric,
+        paragon=score(ANCHOR, ANCHOR),
+        asymmetric=score(STUDENT, ANCHOR),
+        symmetric=score(STUDENT, STUDENT),
+        alone=score(ALONE, ALONE),
+    )
+
+
+def _parity(model: ModelFile, sides: Mapping[str, Sides], crossed: CrossEvaluation) -> ParityRow:
+    """One artefact against the torch student, both searching the anchor's gallery."""
+    name = artefact_name(model)
+    exported, reference = sides[name].query, sides[STUDENT].query
+    distance = cosine_distance(exported.vectors, reference.vectors)
+    found, expected = (search(query, sides[ANCHOR].gallery, _TOP) for query in (exported, reference))
+    recall, precision = (_change(crossed, name, metric) for metric in (RECALL_AT_1, MAP))
+    return ParityRow(
+        artefact=model.file,
+        format=model.format,
+        precision=model.precision,
+        cosine_distance_mean=float(distance.mean()),
+        cosine_distance_p99=float(np.quantile(distance, 0.99)),
+        cosine_distance_max=float(distance.max()),
+        top1_identical=_same_first(found, expected),
+        recall_delta=recall,
+        map_delta=precision,
+        top10_overlap=float(overlap(found, expected).mean()),
+    )
+
+
+def _same_first(found: Hits, expected: Hits) -> float:
+    return float((found.rows[:, 0] == expected.rows[:, 0]).mean())
+
+
+def _change(crossed: CrossEvaluation, name: str, metric: str) -> Estimate:
+    exported, reference = (crossed[query, ANCHOR].per_query(metric) for query in (name, STUDENT))
+    return paired_difference(exported, reference, clusters=exported.labels).difference
+
+
+def _latency(run: Run, bundle: Bundle, device: Device) -> tuple[LatencyRow, ...]:
+    measure = run.recipe.measure
+    stopping = Stopping(
+        warm_up=measure.warmup,
+        min_samples=measure.min_samples,
+        min_seconds=measure.min_seconds,
+        max_seconds=measure.max_seconds,
+    )
+    profiles = profile_bundle(device, bundle, threads=measure.threads, stopping=stopping)
+    rows = []
+    for model in bundle.manifest.models:
+        profile = profiles[model.file]
+        assert profile.latency is not None  # it was asked for
+        rows.append(
+            LatencyRow(
+                artefact=model.file,
+                device=device.name,
+                runtime=f"{profile.runtime['runtime']} {profile.runtime['version']}",
+                threads=profile.threads,
+                p50_ms=profile.latency.p50_ms,
+                p90_ms=profile.latency.p90_ms,
+                p95_ms=profile.latency.p95_ms,
+                peak_mb=profile.peak_memory_mb,
+                size_kb=model.bytes / 1000,
+            )
+        )
+    return tuple(rows)
+
+
+def _models(run: Run) -> tuple[ModelRow, ...]:
+    rows = [_model_row(ANCHOR, "anchor", run.anchor.cost, run.anchor.cost)]
+    rows.append(_model_row(STUDENT, "student", run.student.cost, run.anchor.cost))
+    if run.recipe.student.alone:
+        rows.append(_model_row(ALONE, "alone", run.alone.cost, run.anchor.cost))
+    return tuple(rows)
+
+
+def _model_row(
+    name: str, role: Literal["anchor", "student", "alone"], cost: Cost | None, anchor: Cost | None
+) -> ModelRow:
+    if cost is None:
+        return ModelRow(name=name, role=role)
+    ratio = anchor.macs / cost.macs if anchor else None
+    return ModelRow(name=name, role=role, macs=cost.macs, parameters=cost.parameters, mac_ratio=ratio)
+
+
+def _environment(run: Run) -> dict[str, str]:
+    fields = read_json(run.folder / "environment.json")
+    packages = fields.pop("packages")
+    return {k: str(v) for k, v in fields.items()} | {k: str(v) for k, v in packages.items()}
+
+
+def _data(run: Run) -> dict[str, str]:
+    test, splits = run.test, run.splits
+    return {
+        "source": run.recipe.data.source,
+        "training": f"{len(splits.train)} images of {len(splits.train.class_names)} classes",
+        "test": f"{len(splits.test)} images of {len(splits.test.class_names)} other classes",
+        "protocol": f"{test.description}: {len(test.query)} queries, {len(test.gallery)} in the gallery",
+        "image size": f"{run.recipe.data.size} px",
+        "seed": str(run.recipe.seed),
+        "recipe": json.dumps(run.recipe.model_dump(mode="json"), sort_keys=True),
+    }
+
+
+def _examples(run: Run, sides: Mapping[str, Sides]) -> Figure:
+    phone = list(sides)[-1]
+    hits = search(sides[phone].query, sides[ANCHOR].gallery, 5)
+    return examples_figure(
+        f"What {phone} finds in the anchor's gallery", run.test.query, run.test.gallery, hits
+    )

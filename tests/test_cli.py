@@ -1,0 +1,218 @@
+"""The command line: help, exit codes, and one line for every kind of bad input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetero.cli.main import VERBS
+from hetero_devices.space import Embeddings, Space
+
+ROOT = Path(__file__).parents[1]
+
+
+def hetero(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hetero", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        check=False,
+    )
+
+
+def refused(*arguments: str | Path, **environment: str) -> str:
+    """The one line of a command that must fail with exit code 2."""
+    done = hetero(*arguments, **environment)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(verb: str) -> None:
+    done = hetero(verb, "--help")
+    assert done.returncode == 0
+    assert f"hetero {verb}" in done.stdout.split("Example:")[1]
+    assert "--json" in done.stdout
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs" / "generate_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.TARGET.read_text() == module.reference(), "run `make docs`"
+
+
+def test_help_is_instant() -> None:
+    """Reported, not asserted tightly: the bound is ten times what an idle machine needs."""
+    started = time.perf_counter()
+    assert hetero("--help").returncode == 0
+    assert time.perf_counter() - started < 3
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'pydantic', 'rich'}: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "sys.argv = ['hetero', '--help']\n"
+        "from hetero.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "doctor" in done.stdout
+
+
+def test_a_missing_extra_is_one_line() -> None:
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch': raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "sys.argv = ['hetero', 'train', 'demo']\n"
+        "from hetero.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: torch is not installed: pip install 'hetero[train]'\n"
+
+
+def test_doctor_names_every_extra() -> None:
+    done = hetero("doctor", "--json")
+    assert done.returncode == 0
+    names = {finding["name"] for finding in json.loads(done.stdout)}
+    assert {"python", "train", "export", "device-onnx", "device-litert", "parquet", "processor"} <= names
+
+
+def test_dry_run_prints_the_resolved_recipe_and_does_nothing(tmp_path: Path) -> None:
+    done = hetero("train", "demo", "data.size=24", "--seed", "5", "--dry-run", "--run", tmp_path / "run")
+    recipe = json.loads(done.stdout)
+    assert (recipe["data"]["size"], recipe["seed"]) == (24, 5)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_command_lists_the_known(tmp_path: Path) -> None:
+    done = hetero("trian")
+    assert done.returncode == 2
+    assert "there is no command 'trian'" in done.stderr
+
+
+def test_no_such_data() -> None:
+    assert "glyphs" in refused("data", "glyphz")
+
+
+def test_a_misspelt_recipe_key() -> None:
+    assert "nearest is 'student.fit.steps'" in refused("train", "demo", "student.fit.step=3")
+
+
+def test_no_such_run(tmp_path: Path) -> None:
+    assert "is not a run folder" in refused("export", tmp_path)
+    assert "is not a run folder" in refused("report", tmp_path)
+
+
+def test_no_such_bundle(tmp_path: Path) -> None:
+    assert "no bundle at" in refused("verify", tmp_path / "none")
+    assert "no bundle at" in refused("bench", tmp_path / "none")
+
+
+def test_a_bundle_with_a_changed_byte(tiny_bundle: Path) -> None:
+    model = next(tiny_bundle.glob("model.*"))
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    assert "was changed" in refused("verify", tiny_bundle)
+
+
+def test_a_sound_bundle_passes(tiny_bundle: Path) -> None:
+    done = hetero("verify", tiny_bundle, "--json")
+    assert done.returncode == 0, done.stderr
+    assert all(check["passed"] for check in json.loads(done.stdout))
+
+
+def test_bench_measures_every_model(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = hetero("bench", tiny_bundle, "--samples", "20", "--seconds", "0", "-o", tmp_path / "bench.json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert rows
+    for file, row in rows.items():
+        assert file in done.stdout
+        assert row["latency"]["samples"] >= 20
+        assert row["latency"]["p50_ms"] <= row["latency"]["p95_ms"]
+
+
+def test_a_truncated_onnx_anchor(tiny_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    path = tiny_onnx()
+    path.write_bytes(path.read_bytes()[:-40])
+    line = refused("train", "demo", f"anchor.source={path}", "--run", tmp_path / "run")
+    assert path.name in line
+
+
+def embeddings(folder: Path, space: str, count: int = 6) -> Path:
+    vectors = np.eye(count, dtype=np.float32)
+    ids = np.arange(count, dtype=np.int64)
+    Embeddings(vectors, ids, ids // 2, Space(space, count)).save(folder)
+    return folder
+
+
+def test_vectors_of_another_space_are_refused_naming_both(tmp_path: Path) -> None:
+    query, gallery = embeddings(tmp_path / "q", "a" * 16), embeddings(tmp_path / "g", "b" * 16)
+    line = refused("matrix", "--query", f"phone={query}", "--gallery", f"cloud={gallery}")
+    assert "a" * 16 in line
+    assert "b" * 16 in line
+
+
+def test_a_matrix_of_one_space(tmp_path: Path) -> None:
+    both = embeddings(tmp_path / "both", "a" * 16)
+    done = hetero("matrix", "--query", f"phone={both}", "--gallery", f"cloud={both}", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["queries"] == ["phone"]
+    shown = hetero("matrix", "--query", f"phone={both}", "--gallery", f"cloud={both}")
+    assert "phone" in shown.stdout
+    assert "cloud" in shown.stdout
+
+
+def test_damaged_vectors_are_one_line(tmp_path: Path) -> None:
+    both = embeddings(tmp_path / "both", "a" * 16)
+    (both / "vectors.npy").write_bytes(b"\x93NUMPY nonsense")
+    assert "vectors.npy" in refused("matrix", "--query", f"a={both}", "--gallery", f"a={both}")
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small disk needs root"
+)
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        line = refused(
+            "train", "demo", "anchor.fit.steps=2", "--run", disk / "run", HETERO_CACHE=str(disk / "cache")
+        )
+        assert "space" in line
+        assert not list(disk.rglob("*.safetensors"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
