@@ -136,7 +136,7 @@ def test_the_space_changes_with_weights_and_preprocessing(model: Model) -> None:
         (pixels(2)[:0], "expected uint8"),
     ],
 )
-def test_wrong_images_are_refused(model: Model, images: np.ndarray, message: str) -> None:  # type: ignore[type-arg]
+def test_wrong_images_are_refused(model: Model, images: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         model.encoder.encode(images)
 

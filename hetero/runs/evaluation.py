@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from hetero.models.cost import Cost
+from hetero.recipes.recipe import Recipe
 from hetero.report import Figure, Headline, LatencyRow, ModelRow, ParityRow, Report
 from hetero.report.examples import examples_figure
 from hetero.retrieval import (
@@ -196,8 +197,13 @@ def _data(run: Run) -> dict[str, str]:
         "protocol": f"{test.description}: {len(test.query)} queries, {len(test.gallery)} in the gallery",
         "image size": f"{run.recipe.data.size} px",
         "seed": str(run.recipe.seed),
-        "recipe": json.dumps(run.recipe.model_dump(mode="json"), sort_keys=True),
+        "recipe": json.dumps(_portable(run.recipe), sort_keys=True),
     }
+
+
+def _portable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without the paths of this machine."""
+    return recipe.model_dump(mode="json", exclude={"data": {"root", "base_url"}})
 
 
 def _examples(run: Run, sides: Mapping[str, Sides]) -> Figure:

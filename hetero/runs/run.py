@@ -38,6 +38,7 @@ from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Preprocessing
 
 _RECIPE = "recipe.json"
+_WHEREABOUTS = {"data.root", "data.base_url"}  # where data lies may change; what it is may not
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,17 @@ class Run:
         """Start or continue a run; RecipeError when the folder holds a run of another recipe."""
         fields = recipe.model_dump(mode="json")
         if (folder / _RECIPE).exists():
-            changed = _differences(read_json(folder / _RECIPE), fields)
+            changed = [
+                key for key in _differences(read_json(folder / _RECIPE), fields) if key not in _WHEREABOUTS
+            ]
             if changed:
                 raise RecipeError(
                     f"{folder} holds a run of another recipe (differs in {', '.join(changed[:3])}): "
                     "use another folder"
                 )
         else:
-            write_json(folder / _RECIPE, fields)
             write_json(folder / "environment.json", environment())
+        write_json(folder / _RECIPE, fields)
         return cls(folder, recipe)
 
     @classmethod

@@ -1,0 +1,33 @@
+"""What every benchmark writes beside its figures, and where."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from hetero.runs.environment import environment
+from hetero_devices.files import atomic_file, write_json
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+WORK = HERE / "work"  # not committed: weights and caches that let a killed benchmark continue
+
+
+def stamp(command: str, data: str, seed: int) -> dict[str, Any]:
+    """Command, data, seed, date and machine of a result."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"command": command, "data": data, "seed": seed, "date": date, "environment": environment()}
+
+
+def write(name: str, fields: dict[str, Any], table: str) -> None:
+    """Write results/NAME.json and results/NAME.md; the Markdown ends with the stamp in words."""
+    write_json(RESULTS / f"{name}.json", fields)
+    made = fields["stamp"]
+    machine = made["environment"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["packages"].items() if v)
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; Python {machine['python']}"
+    origin = f"{made['command']}` on {made['date']}; data: {made['data']}; seed {made['seed']}"
+    footer = f"\nWritten by `{origin}; {where}, {versions}.\n"
+    with atomic_file(RESULTS / f"{name}.md") as temporary:
+        temporary.write_text(table + footer)
