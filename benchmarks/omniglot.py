@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 import results
-
 from hetero.recipes.recipe import Recipe
 from hetero.recipes.resolve import resolve
 from hetero.report import Report

@@ -15,7 +15,8 @@ from hetero_export.tolerance import tolerance
 @pytest.fixture
 def vectors() -> npt.NDArray[np.float32]:
     z = np.random.default_rng(0).normal(size=(200, 16))
-    return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
+    unit: npt.NDArray[np.float32] = (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def test_equal_embeddings(vectors: npt.NDArray[np.float32]) -> None:

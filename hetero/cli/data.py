@@ -66,6 +66,4 @@ def _summary(splits: Splits) -> dict[str, Any]:
 def _show(summary: dict[str, Any]) -> None:
     for name in ("train", "validation", "test"):
         click.echo(f"{name:10} {summary[name]['images']:7} images {summary[name]['classes']:6} classes")
-    click.echo(
-        f"protocol   {summary['protocol']}: {summary['queries']} queries, {summary['gallery']} in the gallery"
-    )
+    click.echo(f"protocol   {summary['protocol']}")

@@ -189,12 +189,12 @@ def _environment(run: Run) -> dict[str, str]:
 
 
 def _data(run: Run) -> dict[str, str]:
-    test, splits = run.test, run.splits
+    splits = run.splits
     return {
         "source": run.recipe.data.source,
         "training": f"{len(splits.train)} images of {len(splits.train.class_names)} classes",
         "test": f"{len(splits.test)} images of {len(splits.test.class_names)} other classes",
-        "protocol": f"{test.description}: {len(test.query)} queries, {len(test.gallery)} in the gallery",
+        "protocol": run.test.description,
         "image size": f"{run.recipe.data.size} px",
         "seed": str(run.recipe.seed),
         "recipe": json.dumps(_portable(run.recipe), sort_keys=True),
