@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hetero.retrieval import overlap, ranking, search
+from hetero.retrieval import counting, overlap, search
+from hetero.retrieval import ranking as ranking_module
 from hetero.retrieval.ranking import Ranking, rank
 from hetero.retrieval.twins import find_twins
 from hetero_devices.errors import DataError, SpaceMismatch
@@ -80,6 +81,14 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(params=["whole rows", "streamed"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of ranking, whatever the sizes would choose."""
+    monkeypatch.setattr(ranking_module, "_streams", lambda *sizes: request.param == "streamed")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("block_bytes", [1, 157 * 4 * 5, 2**20])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_rank_and_search_agree_with_the_naive_definition(case: dict[str, Any], block_bytes: int) -> None:
@@ -97,13 +106,14 @@ def test_rank_and_search_agree_with_the_naive_definition(case: dict[str, Any], b
         assert np.isneginf(hits.scores[i, found:]).all()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("limit", [0, 2**30], ids=["by sorting", "by comparing"])
 @pytest.mark.parametrize("dim", [4, 16])  # 5 and 17 different scores among 157, each exact in float32
 @pytest.mark.parametrize("seed", range(5))
 def test_ties_are_broken_by_gallery_order_on_both_ways_of_counting(
     seed: int, dim: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranking, "_PAIRWISE_LIMIT", limit)
+    monkeypatch.setattr(counting, "_PAIRWISE_LIMIT", limit)
     query, gallery = random_sets(seed, coarse=True, dim=dim, shared=9)
     result, hits = rank(query, gallery, block_bytes=157 * 4 * 4), search(query, gallery, 20)
     for i in range(len(query)):
@@ -114,7 +124,8 @@ def test_ties_are_broken_by_gallery_order_on_both_ways_of_counting(
         ]
 
 
-@pytest.mark.parametrize("queries", [1, 2, 3, 7])
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("queries", [1, 2, 7])
 @pytest.mark.parametrize("gallery", [1, 2, 3, 5, 15, 16, 17, 31, 47, 49, 63, 97, 255, 1023])
 @pytest.mark.parametrize("dim", [3, 37, 64, 128])
 def test_identical_vectors_tie_wherever_they_stand(queries: int, gallery: int, dim: int) -> None:
@@ -125,7 +136,8 @@ def test_identical_vectors_tie_wherever_they_stand(queries: int, gallery: int, d
     q = embed(generator.standard_normal((queries, dim)), np.zeros(queries), first_id=5_000)
     assert search(q, g, gallery).rows.tolist() == [list(range(gallery))] * queries
     assert np.unique(search(q, g, gallery).scores, axis=1).shape[1] == 1
-    assert rank(q, g).ranks.tolist() == list(range(gallery)) * queries
+    for block_bytes in (ranking_module.BLOCK_BYTES, 4 * 11 * queries):
+        assert rank(q, g, block_bytes=block_bytes).ranks.tolist() == list(range(gallery)) * queries
 
 
 def test_twins_are_found_across_chunks_and_signs_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +150,11 @@ def test_twins_are_found_across_chunks_and_signs_of_zero(monkeypatch: pytest.Mon
 
 
 def test_twins_survive_hash_collisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hetero.retrieval.twins._hashes", lambda vectors: np.zeros(len(vectors), np.uint64))
+
+    def collide(vectors: npt.NDArray[np.float32], rows: npt.NDArray[np.int64] | None = None) -> Any:
+        return np.zeros(len(vectors) if rows is None else len(rows), np.uint64)
+
+    monkeypatch.setattr("hetero.retrieval.twins._hashes", collide)
     vectors = np.random.default_rng(0).integers(0, 2, (40, 3)).astype(np.float32)
     twins = find_twins(vectors)
     expected: dict[int, int] = {}
@@ -147,6 +163,52 @@ def test_twins_survive_hash_collisions(monkeypatch: pytest.MonkeyPatch) -> None:
         if first != row:
             expected[row] = first
     assert dict(zip(twins.rows.tolist(), twins.firsts.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("cost", [0, 10**9], ids=["by sorting", "by comparing"])
+@pytest.mark.parametrize("block_bytes", [4 * 7, 4 * 40, 4 * 5_000])
+def test_a_gallery_with_many_copies_is_ranked_the_same_both_ways(
+    cost: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of one vector stand in different tiles, and one query is among them."""
+    monkeypatch.setattr(counting, "_SORTING_COST", cost)
+    monkeypatch.setattr(counting, "_PAIRWISE_LIMIT", 0)
+    generator = np.random.default_rng(0)
+    distinct = generator.standard_normal((12, 37))
+    gallery = embed(distinct[generator.integers(0, 12, 200)], generator.integers(0, 4, 200))
+    query = embed(
+        np.concatenate([generator.standard_normal((5, 37)), distinct[:3]]), np.arange(8) % 4, first_id=1_000
+    )
+    query = Embeddings(
+        np.concatenate([query.vectors, gallery.vectors[-1:]]),
+        np.append(query.ids, gallery.ids[-1]),
+        np.append(query.labels, gallery.labels[-1]),
+        query.space,
+    )
+    results = []
+    for streams in (False, True):
+        monkeypatch.setattr(ranking_module, "_streams", lambda *sizes, chosen=streams: chosen)
+        results.append(rank(query, gallery, block_bytes=block_bytes).ranks.tolist())
+    assert results[0] == results[1]
+    for i in range(len(query)):
+        order = naive_order(query, gallery, i)
+        expected = [r for r, row in enumerate(order) if gallery.labels[row] == query.labels[i]]
+        assert ranks_of(rank(query, gallery), i) == expected
+
+
+def test_ranking_does_not_depend_on_threads() -> None:
+    import torch
+
+    query, gallery = random_sets(6, queries=40, gallery=3_000, classes=900, shared=8)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(rank(query, gallery, block_bytes=4 * 3_000).ranks.tolist())
+    finally:
+        torch.set_num_threads(before)
+    assert results[0] == results[1]
 
 
 def test_a_query_in_the_gallery_is_excluded_by_id_not_by_score() -> None:

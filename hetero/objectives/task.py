@@ -1,0 +1,182 @@
+"""What a term is: a recipe line that says what it needs, and the task that computes its loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from hetero.config import Config
+from hetero_devices.errors import RecipeError
+
+
+class Need(StrEnum):
+    """What a term may ask for beside the student's own output."""
+
+    LABELS = "labels"  # the class of every training image
+    VECTORS = "vectors"  # the anchor's embeddings of the training images; any anchor has them, a black box too
+    HEAD = "head"  # the anchor's class prototypes
+    MAPS = "maps"  # the anchor's feature maps
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a batch offers beside the student's embeddings.
+
+    labels: int64 [N], training classes 0..C-1; targets: unit float32 [N, D], the anchor's embeddings
+    of the same views, or None where there is no anchor; items: int64 [N], which training items these are;
+    raw: float32 [N, D], the student's output before it was normalised.
+    """
+
+    labels: Tensor
+    targets: Tensor | None
+    items: Tensor | None = None
+    raw: Tensor | None = None
+
+    @property
+    def anchor(self) -> Tensor:
+        """The targets of a term that needs vectors: unit float32 [N, D]."""
+        assert self.targets is not None  # refused when the objective was built
+        return self.targets
+
+    def to(self, device: str) -> Supervision:
+        """The same on a torch device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Supervision(**{k: v.to(device) if v is not None else None for k, v in moved.items()})
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The anchor's embeddings of all training items, unaugmented.
+
+    vectors: unit float32 [M, D]; labels: int64 [M], training classes 0..C-1. Row i is item i.
+    """
+
+    vectors: Tensor
+    labels: Tensor
+
+    def sample(self, count: int, seed: int) -> Tensor:
+        """float32 [min(count, M), D]: rows drawn without replacement."""
+        order = torch.randperm(len(self.vectors), generator=torch.Generator().manual_seed(seed))
+        return self.vectors[order[:count]]
+
+    def centres(self, classes: int) -> Tensor:
+        """float32 [classes, D], unit norm: the mean vector of every class."""
+        return class_centres(self.vectors, self.labels, classes)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known when an objective is built.
+
+    classes: of the training data; dim: of the space, which is that of the student's embeddings;
+    anchor: whether targets exist; head: the anchor's class prototypes float32 [C, D], or None;
+    reference: gives the anchor's vectors of all training items (asked only by terms that use them);
+    seed: of everything a term draws when it is built.
+    """
+
+    classes: int
+    dim: int
+    anchor: bool
+    head: Tensor | None
+    reference: Callable[[], Reference] | None = None
+    seed: int = 0
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """What a term may ask for here. Feature maps are not offered by any kind of anchor yet."""
+        known = {
+            Need.LABELS: self.classes > 1,
+            Need.VECTORS: self.anchor,
+            Need.HEAD: self.anchor and self.head is not None,
+        }
+        return frozenset(need for need, there in known.items() if there)
+
+    def anchors(self) -> Reference:
+        """The anchor's vectors of all training items."""
+        assert self.reference is not None  # there is one wherever vectors are offered
+        return self.reference()
+
+    def head_of(self, term: str) -> Tensor:
+        """The anchor's prototypes float32 [C, D]; RecipeError unless they are of these classes."""
+        assert self.head is not None  # refused when the objective was built
+        if self.head.shape != (self.classes, self.dim):
+            raise RecipeError(
+                f"the anchor's head is {list(self.head.shape)}, the data has {self.classes} classes of "
+                f"dimension {self.dim}: {term!r} needs the classes the anchor was trained on; "
+                "'synthesised_head' does not"
+            )
+        return self.head
+
+
+class Task(nn.Module):
+    """A loss with whatever state it has: unit float32 [N, D] and a batch's supervision -> scalar."""
+
+    @abstractmethod
+    def forward(self, embeddings: Tensor, supervision: Supervision) -> Tensor: ...
+
+    def head(self) -> Tensor | None:
+        """The class prototypes float32 [C, D] that a model trained by this task carries, if any."""
+        return None
+
+
+class Pure(Task):
+    """A task without state."""
+
+    def __init__(self, loss: Callable[[Tensor, Supervision], Tensor]) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, embeddings: Tensor, supervision: Supervision) -> Tensor:
+        return self.loss(embeddings, supervision)
+
+
+class Term(Config):
+    """A line of an objective. A new term is a subclass in its own file, listed in `terms.py`.
+
+    needs: what must be there; source: where it was published; control: it is in the library to show what
+    does not work, and is expected to lose.
+    """
+
+    needs: ClassVar[frozenset[Need]]
+    source: ClassVar[str]
+    control: ClassVar[bool] = False
+
+    term: str
+    weight: float = Field(default=1.0, gt=0)
+
+    @abstractmethod
+    def build(self, given: Given) -> Task:
+        """The task of this line; everything in `needs` is there."""
+
+    def check(self, given: Given) -> None:
+        """Raise RecipeError, in one line, when something this term needs is not offered."""
+        missing = [need for need in Need if need in self.needs - given.offers]
+        if missing:
+            raise RecipeError(f"the term {self.term!r} needs {_explained(missing[0], given)}")
+
+
+def _explained(need: Need, given: Given) -> str:
+    if need is Need.LABELS:
+        return "labels, and this data has fewer than two classes: use a label-free term"
+    if not given.anchor:
+        return "an anchor; this model is trained without one"
+    if need is Need.HEAD:
+        return (
+            "the anchor's class prototypes, and this anchor has none (black box): "
+            "use 'regression', or 'synthesised_head' where there are labels"
+        )
+    return "the anchor's feature maps, which this anchor does not offer: use 'd3still', it needs only vectors"
+
+
+def class_centres(vectors: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Unit [M, D], int64 [M] -> unit [classes, D]: the normalised mean of every class."""
+    sums = vectors.new_zeros(classes, vectors.shape[1]).index_add_(0, labels, vectors)
+    return F.normalize(sums, dim=1)
