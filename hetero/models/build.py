@@ -36,7 +36,14 @@ NetworkConfig = Annotated[
 
 
 def build(config: ElasticConfig | ResidualConfig) -> nn.Module:
-    """A freshly initialised network: float32 [N, 3, S, S] -> float32 [N, config.dim]."""
+    """A freshly initialised network: float32 [N, 3, S, S] -> float32 [N, config.output_dim]."""
+    network = _family(config)
+    return (
+        network if config.project is None else nn.Sequential(network, nn.Linear(config.dim, config.project))
+    )
+
+
+def _family(config: ElasticConfig | ResidualConfig) -> nn.Module:
     match config:
         case ElasticConfig():
             return ElasticNet(config)

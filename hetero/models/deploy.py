@@ -17,10 +17,15 @@ class Deploy(nn.Module):
         self.preprocessing = preprocessing
         self.unit_norm = UnitNorm()
 
+    def raw(self, pixels: Tensor) -> Tensor:
+        """float32 [N, 3, S, S], 0..255 -> float32 [N, D], not normalised."""
+        normalised = (pixels - self.preprocessing.offset) * (1 / self.preprocessing.scale)
+        output: Tensor = self.network(normalised).float()
+        return output
+
     def embed(self, pixels: Tensor) -> Tensor:
         """float32 [N, 3, S, S], 0..255 -> float32 [N, D], unit norm."""
-        normalised = (pixels - self.preprocessing.offset) * (1 / self.preprocessing.scale)
-        embedding: Tensor = self.unit_norm(self.network(normalised).float())
+        embedding: Tensor = self.unit_norm(self.raw(pixels))
         return embedding
 
     def forward(self, image: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hetero.config import Config
+from hetero.models.family import FamilyConfig
 from hetero.models.layers import Activation, SqueezeExcite, activation, conv_bn, initialise
 
 
@@ -22,11 +23,10 @@ class Stage(Config):
     squeeze_excite: bool = False
 
 
-class ElasticConfig(Config):
+class ElasticConfig(FamilyConfig):
     """An architecture as data: what a search finds and a bundle records."""
 
     kind: Literal["elastic"] = "elastic"
-    dim: int = Field(default=128, gt=0)
     stem: int = Field(default=16, gt=0)
     stem_stride: Literal[1, 2] = 2
     stages: tuple[Stage, ...] = Field(

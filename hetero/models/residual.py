@@ -7,15 +7,14 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from hetero.config import Config
+from hetero.models.family import FamilyConfig
 from hetero.models.layers import Activation, activation, conv_bn, initialise
 
 
-class ResidualConfig(Config):
+class ResidualConfig(FamilyConfig):
     """`depths[i]` basic blocks of `widths[i]` channels; each stage but the first halves the resolution."""
 
     kind: Literal["residual"] = "residual"
-    dim: int = Field(default=128, gt=0)
     widths: tuple[int, ...] = Field(default=(32, 64, 128, 256), min_length=1)
     depths: tuple[int, ...] = Field(default=(1, 1, 1, 1), min_length=1)
     stem_stride: Literal[1, 2] = 1

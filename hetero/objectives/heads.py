@@ -17,7 +17,7 @@ def synthesised_prototypes(
 ) -> Tensor:
     """A classifier for classes the anchor may never have seen -> unit float [C, D].
 
-    Class c gets the mean of the anchor's vectors of its images (BCT, Shen et al., CVPR 2020, sec. 3.3:
+    Class c gets the mean of the anchor's vectors of its images (BCT, Shen et al., CVPR 2020:
     "synthesised classifier weights"); the classes in `seen` keep the anchor's own prototypes.
 
     vectors: unit float [M, D]; labels: int64 [M] in 0..C-1; head: float [S, D] with its classes, int64 [S].
@@ -31,7 +31,7 @@ def synthesised_prototypes(
 def soft_head(student: Tensor, anchor: Tensor, prototypes: Tensor, scale: float) -> Tensor:
     """mean_i KL( softmax(scale * W a_i) || softmax(scale * W s_i) ), W the anchor's frozen prototypes.
 
-    The label-free influence loss: BCT's knowledge-distillation variant (CVPR 2020, sec. 3.3), `--lwf` in
+    The label-free influence loss: BCT's knowledge-distillation variant (CVPR 2020), `--lwf` in
     openBCT, with a normalised classifier. student, anchor: unit float [N, D]; prototypes: float [C, D].
     """
     unit = F.normalize(prototypes, dim=1).T
@@ -74,7 +74,7 @@ class SynthesisedHeadConfig(Term):
     """Classification by the anchor's class means: the influence loss for classes it never saw."""
 
     needs = frozenset({Need.LABELS, Need.VECTORS})
-    source = "BCT, CVPR 2020, sec. 3.3"
+    source = "BCT, CVPR 2020"
     term: Literal["synthesised_head"] = "synthesised_head"
     scale: float = Field(default=24.0, gt=0)
     margin: float = Field(default=0.0, ge=0, lt=1)
@@ -103,7 +103,7 @@ class SoftHeadConfig(Term):
     """The anchor's own class probabilities as soft targets over its frozen prototypes."""
 
     needs = frozenset({Need.VECTORS, Need.HEAD})
-    source = "BCT, CVPR 2020, sec. 3.3; openBCT --lwf"
+    source = "BCT, CVPR 2020; openBCT --lwf"
     term: Literal["soft_head"] = "soft_head"
     scale: float = Field(default=24.0, gt=0)
 

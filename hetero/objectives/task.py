@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
@@ -21,7 +21,9 @@ class Need(StrEnum):
     """What a term may ask for beside the student's own output."""
 
     LABELS = "labels"  # the class of every training image
-    VECTORS = "vectors"  # the anchor's embeddings of the training images; any anchor has them, a black box too
+    VECTORS = (
+        "vectors"  # the anchor's embeddings of the training images; any anchor has them, a black box too
+    )
     HEAD = "head"  # the anchor's class prototypes
     MAPS = "maps"  # the anchor's feature maps
 
@@ -48,8 +50,8 @@ class Supervision:
 
     def to(self, device: str) -> Supervision:
         """The same on a torch device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Supervision(**{k: v.to(device) if v is not None else None for k, v in moved.items()})
+        optional = (self.targets, self.items, self.raw)
+        return Supervision(self.labels.to(device), *(t if t is None else t.to(device) for t in optional))
 
 
 @dataclass(frozen=True)

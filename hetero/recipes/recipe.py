@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from hetero.config import Config
 from hetero.data.augment import AugmentConfig
 from hetero.models.build import NetworkConfig, preset
-from hetero.objectives.terms import MarginSoftmaxConfig, RegressionConfig, TermConfig
+from hetero.objectives.terms import MarginSoftmaxConfig, Need, RegressionConfig, TermConfig
 from hetero.training.optimizer import FitConfig
 
 
@@ -51,12 +51,20 @@ class AnchorConfig(Config):
 
 
 class StudentConfig(Config):
-    """The compact model. `alone` also trains the same network without the anchor, as the control."""
+    """The compact model. `alone` also trains the same network without the anchor, as the control.
+
+    dimension: how network.dim relates to the anchor's: `equal` to it; a `projection`, a linear layer that is
+    part of the deployed network, leads into the anchor's space; or the student emits a `prefix`, the first
+    network.dim dimensions of the anchor's space, whose gallery is cut likewise.
+    """
 
     network: NetworkConfig = Field(default_factory=lambda: preset("elastic-m"))
     objective: tuple[TermConfig, ...] = Field(default=(RegressionConfig(),), min_length=1)
     fit: FitConfig = FitConfig(steps=8000)
-    views: int = Field(default=4, ge=1, description="augmented views whose anchor embeddings are cached")
+    dimension: Literal["equal", "projection", "prefix"] = "equal"
+    views: int = Field(
+        default=4, ge=0, description="augmented views whose anchor embeddings are cached; 0: it runs live"
+    )
     alone: bool = True
     alone_objective: tuple[TermConfig, ...] = Field(default=(MarginSoftmaxConfig(),), min_length=1)
 
@@ -102,6 +110,18 @@ class Recipe(Config):
     export: ExportConfig = ExportConfig()
     gates: GateConfig = GateConfig()
     measure: MeasureConfig = MeasureConfig()
+
+    @model_validator(mode="after")
+    def _without_anchor(self) -> Recipe:
+        objectives = {
+            "anchor.objective": self.anchor.objective,
+            "student.alone_objective": self.student.alone_objective,
+        }
+        for key, terms in objectives.items():
+            for term in terms:
+                if term.needs - {Need.LABELS}:
+                    raise ValueError(f"{key}: the term {term.term!r} needs an anchor, and here there is none")
+        return self
 
     @model_validator(mode="after")
     def _gate_needs_control(self) -> Recipe:

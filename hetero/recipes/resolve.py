@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from hetero.models.build import preset
+from hetero.objectives.terms import TERMS, name_of
 from hetero.recipes.builtin import builtin
 from hetero.recipes.recipe import Recipe
 from hetero_devices.errors import RecipeError
@@ -43,13 +44,7 @@ def validated(fields: dict[str, Any]) -> Recipe:
         ) from None
 
 
-_TAGS = {
-    "elastic",
-    "residual",
-    "regression",
-    "margin_softmax",
-    "frozen_head",
-}  # union tags in pydantic's paths
+_TAGS = {"elastic", "residual", *map(name_of, TERMS)}  # union tags in pydantic's paths
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:

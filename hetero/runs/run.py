@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hetero.data import QueryGallery, Splits, load, protocol
@@ -24,7 +25,8 @@ from hetero.models.anchor import Anchor
 from hetero.models.build import NetworkConfig, build
 from hetero.models.deploy import Deploy
 from hetero.models.store import Model, define_space
-from hetero.objectives.terms import Given, Objective, TermConfig
+from hetero.models.wrap import on_device, prefix_anchor
+from hetero.objectives.terms import Given, Objective, Reference, TermConfig
 from hetero.recipes.recipe import Recipe
 from hetero.recipes.resolve import validated
 from hetero.runs.environment import environment
@@ -32,7 +34,7 @@ from hetero.training.batches import Batches
 from hetero.training.items import TrainingItems
 from hetero.training.loop import CHECKPOINT, Fit
 from hetero.training.optimizer import FitConfig
-from hetero.training.views import CachedTargets, StoredTargets, Targets, Views
+from hetero.training.views import CachedTargets, LiveTargets, StoredTargets, Targets, Views
 from hetero_devices.errors import DataError, RecipeError
 from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Preprocessing
@@ -114,6 +116,20 @@ class Run:
 
     @cached_property
     def anchor(self) -> Anchor:
+        """The anchor whose space the student lives in: the recipe's, or where it says so its prefix."""
+        student, whole = self.recipe.student, self.whole_anchor
+        if student.dimension != "prefix":
+            return whole
+        dim = student.network.output_dim
+        if dim >= whole.space.dim:
+            raise RecipeError(
+                f"student.network.dim={dim} is no prefix of the anchor's {whole.space.dim} dimensions: "
+                "set a smaller one, or student.dimension=equal"
+            )
+        return prefix_anchor(whole, dim)
+
+    @cached_property
+    def whole_anchor(self) -> Anchor:
         """The recipe's anchor: opened where it is brought, else trained (or continued) here."""
         config = self.recipe.anchor
         if config.source != "train":
@@ -124,14 +140,27 @@ class Run:
     @cached_property
     def student(self) -> Model:
         """The student trained into the anchor's space."""
-        config = self.recipe.student
-        return self._trained(_Training("student", config.network, config.objective, config.fit, self.anchor))
+        config, anchor = self.recipe.student, self.anchor
+        return self._trained(_Training("student", self._network, config.objective, config.fit, anchor))
 
     @cached_property
     def alone(self) -> Model:
         """The student's network trained without the anchor: the control, in a space of its own."""
         config = self.recipe.student
-        return self._trained(_Training("alone", config.network, config.alone_objective, config.fit))
+        return self._trained(_Training("alone", self._network, config.alone_objective, config.fit))
+
+    @property
+    def _network(self) -> NetworkConfig:
+        """The student's network, which returns vectors of the anchor's dimension."""
+        student, dim = self.recipe.student, self.anchor.space.dim
+        if student.dimension == "projection":
+            return student.network.model_copy(update={"project": dim})
+        if student.network.output_dim != dim:
+            raise RecipeError(
+                f"the student's dimension is {student.network.output_dim} and the anchor's is {dim}: "
+                f"set student.network.dim={dim}, or student.dimension to projection or prefix"
+            )
+        return student.network
 
     def _trained(self, training: _Training) -> Model:
         folder = self.folder / training.name
@@ -140,7 +169,7 @@ class Run:
         return store.load(folder)
 
     def _train(self, training: _Training, folder: Path) -> None:
-        recipe, dim = self.recipe, training.network.dim
+        recipe, dim = self.recipe, training.network.output_dim
         given = self._given(training.anchor, dim)
         torch.manual_seed(recipe.seed)
         deploy = Deploy(build(training.network), self.preprocessing)
@@ -161,12 +190,15 @@ class Run:
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
     def _given(self, anchor: Anchor | None, dim: int) -> Given:
-        if anchor is not None and anchor.space.dim != dim:
-            raise RecipeError(
-                f"the student's dimension is {dim} and the anchor's is {anchor.space.dim}: "
-                f"set student.network.dim={anchor.space.dim}"
-            )
-        return Given(self.items.classes, dim, anchor is not None, anchor.head if anchor else None)
+        classes, seed = self.items.classes, self.recipe.seed
+        if anchor is None:
+            return Given(classes, dim, anchor=False, head=None, seed=seed)
+
+        def reference() -> Reference:
+            labels = self.items.labels(np.arange(len(self.items)))
+            return Reference(self._targets(anchor).reference(), labels)
+
+        return Given(classes, dim, anchor=True, head=anchor.head, reference=cache(reference), seed=seed)
 
     def _targets(self, anchor: Anchor) -> Targets:
         if anchor.encoder is None:
@@ -175,8 +207,12 @@ class Run:
                     "a black-box anchor has no embeddings of turned images: set data.rotations=false"
                 )
             return StoredTargets(anchor.embed("train", self.splits.train).vectors)
-        views = Views(self.items, self.recipe.data.augment, self.recipe.student.views, self.recipe.seed)
-        return CachedTargets(self.folder / "anchor" / "views", views, anchor.encoder)
+        student = self.recipe.student
+        encoder = on_device(anchor.encoder, student.fit.device)
+        if not student.views:
+            return LiveTargets(self.items, encoder)
+        views = Views(self.items, self.recipe.data.augment, student.views, self.recipe.seed)
+        return CachedTargets(self.folder / "anchor" / "views", views, encoder)
 
     def forget(self, stage: str) -> None:
         """Remove a stage's results, so that it is done again."""

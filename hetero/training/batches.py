@@ -14,7 +14,7 @@ from hetero.data import augment
 from hetero.data.augment import AugmentConfig
 from hetero.objectives.terms import Supervision
 from hetero.training.items import TrainingItems
-from hetero.training.views import CachedTargets, Targets
+from hetero.training.views import CachedTargets, LiveTargets, Targets
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         epoch, rows = self._rows(step)
         pixels, targets = self._inputs(rows, step, epoch)
-        return Batch(pixels, Supervision(self.items.labels(rows), targets))
+        return Batch(pixels, Supervision(self.items.labels(rows), targets, torch.from_numpy(rows)))
 
     def _rows(self, step: int) -> tuple[int, npt.NDArray[np.int64]]:
         per_epoch = len(self.items) // self.size
@@ -58,6 +58,8 @@ class Batches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         parameters = augment.draw(len(rows), generator)
         pixels = augment.apply(self.items.pixels(rows), parameters, self.config)
+        if isinstance(source, LiveTargets):
+            return pixels, source.embed(pixels)
         return pixels, source.targets(rows, 0) if source else None
 
     def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:

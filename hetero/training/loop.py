@@ -6,13 +6,14 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hetero.models.deploy import Deploy
-from hetero.objectives.terms import Objective, Supervision
+from hetero.objectives.terms import Objective
 from hetero.progress import track
 from hetero.training.batches import Batch
 from hetero.training.checkpoint import load_checkpoint, save_checkpoint
@@ -76,15 +77,13 @@ class Fit:
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         device = self.config.device
         pixels = batch.pixels.to(device, memory_format=torch.channels_last, non_blocking=True)
-        targets = batch.supervision.targets
-        supervision = Supervision(
-            batch.supervision.labels.to(device), targets.to(device) if targets is not None else None
-        )
+        supervision = batch.supervision.to(device)
         with torch.autocast(
             torch.device(device).type, torch.bfloat16, enabled=self.config.precision == "bf16"
         ):
-            embeddings = self.deploy.embed(pixels)
-        losses: dict[str, Tensor] = self.objective(embeddings.float(), supervision)
+            raw = self.deploy.raw(pixels)
+            embeddings = self.deploy.unit_norm(raw)
+        losses: dict[str, Tensor] = self.objective(embeddings.float(), replace(supervision, raw=raw))
         return losses
 
     def _log(self, step: int, losses: dict[str, Tensor], norm: Tensor) -> None:

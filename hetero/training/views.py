@@ -60,6 +60,10 @@ class CachedTargets:
         """float32 [B, D], unit norm."""
         return torch.from_numpy(self._vectors[view][items])
 
+    def reference(self) -> Tensor:
+        """float32 [items, D]: the vectors of the images themselves."""
+        return torch.from_numpy(np.array(self._vectors[0]))
+
     def _check(self, path: Path, description: dict[str, object]) -> None:
         if not path.exists():
             write_json(path, description)
@@ -76,11 +80,27 @@ class CachedTargets:
         return cached
 
     def _encode(self, view: int, anchor: Encoder) -> Iterator[npt.NDArray[np.float32]]:
-        starts = range(0, len(self.views.items), _BLOCK)
-        for start in track(starts, f"anchor embeds view {view + 1} of {self.views.count}"):
-            items = np.arange(start, min(start + _BLOCK, len(self.views.items)))
-            pixels = self.views.pixels(items, view)
-            yield anchor.encode(pixels.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy())
+        what = f"anchor embeds view {view + 1} of {self.views.count}"
+        for items in _blocks(len(self.views.items), what):
+            yield _encode(anchor, self.views.pixels(items, view))
+
+
+class LiveTargets:
+    """The anchor runs in the loop, on the augmentation the student sees; nothing is stored."""
+
+    def __init__(self, items: TrainingItems, anchor: Encoder) -> None:
+        self.items, self.anchor = items, anchor
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """float32 [B, 3, S, S], 0..255 -> float32 [B, D], unit norm."""
+        return torch.from_numpy(_encode(self.anchor, pixels))
+
+    def reference(self) -> Tensor:
+        """float32 [items, D]: the vectors of the images themselves, computed here."""
+        blocks = _blocks(len(self.items), "anchor embeds the training images")
+        return torch.from_numpy(
+            np.concatenate([_encode(self.anchor, self.items.pixels(items)) for items in blocks])
+        )
 
 
 class StoredTargets:
@@ -93,5 +113,18 @@ class StoredTargets:
         """float32 [B, D], unit norm."""
         return torch.from_numpy(np.array(self._vectors[items]))
 
+    def reference(self) -> Tensor:
+        """float32 [items, D]: all of them."""
+        return torch.from_numpy(np.array(self._vectors))
 
-Targets = CachedTargets | StoredTargets
+
+def _blocks(count: int, what: str) -> Iterator[npt.NDArray[np.int64]]:
+    for start in track(range(0, count, _BLOCK), what):
+        yield np.arange(start, min(start + _BLOCK, count))
+
+
+def _encode(anchor: Encoder, pixels: Tensor) -> npt.NDArray[np.float32]:
+    return anchor.encode(pixels.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy())
+
+
+Targets = CachedTargets | LiveTargets | StoredTargets
