@@ -143,6 +143,14 @@ class Run:
         config, anchor = self.recipe.student, self.anchor
         return self._trained(_Training("student", self._network, config.objective, config.fit, anchor))
 
+    def student_by(self, objective: tuple[TermConfig, ...], fit: FitConfig, name: str) -> Model:
+        """Another student of this run, by another objective or schedule, kept in RUN/`name`.
+
+        The name stands for the two: a folder that holds a model is opened as it is. Comparisons of objectives
+        share a run's anchor and its cached views in this way.
+        """
+        return self._trained(_Training(name, self._network, objective, fit, self.anchor))
+
     @cached_property
     def alone(self) -> Model:
         """The student's network trained without the anchor: the control, in a space of its own."""
