@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 
+from hetero.cli.matrix import command
 from hetero.retrieval import (
     MAP,
     RECALL_AT_1,
@@ -184,3 +187,31 @@ def test_update_gain_and_tax_reproduce_the_published_openbct_table() -> None:
     assert compatibility_tax(paragon=66.3, new_new=55.6) == pytest.approx(10.7)
     with pytest.raises(DataError, match="does not beat"):
         update_gain(new_old=0.5, old_old=0.6, paragon=0.6)
+
+
+def test_the_command_shows_any_metric_and_sums_up_a_series(models: Models, tmp_path: Path) -> None:
+    arguments = []
+    for name in ("student", "anchor"):
+        for side, embeddings in zip(("query", "gallery"), models[name], strict=True):
+            embeddings.save(tmp_path / name / side)
+            arguments += [f"--{side}", f"{name}={tmp_path / name / side}"]
+    done = CliRunner().invoke(command, [*arguments, "--metric", "ndcg@20", "--json"], catch_exceptions=False)
+    fields = json.loads(done.stdout)
+    matrix = Matrix.from_json(fields)
+    assert matrix.metric == "ndcg@20"
+    expected = evaluate(models["anchor"][0], models["student"][1]).per_query("ndcg@20").mean
+    assert cell_of(matrix, "anchor", "student").estimate.value == pytest.approx(expected)
+    assert fields["average_compatibility"] == 1  # the anchor searches the student's gallery better than it
+    assert fields["average_accuracy"] == pytest.approx(matrix.scores()[np.tril_indices(2)].mean())
+    shown = CliRunner().invoke(command, [*arguments, "--metric", "mrr"], catch_exceptions=False).stdout
+    assert "MRR" in shown
+    assert "average compatibility: 1.0000" in shown
+    with pytest.raises(DataError, match="no metric 'recal@1'"):
+        CliRunner().invoke(command, [*arguments, "--metric", "recal@1"], catch_exceptions=False)
+    one = CliRunner().invoke(command, [*arguments[:4], "--json"], catch_exceptions=False)
+    assert "average_accuracy" not in json.loads(one.stdout)
+
+
+def test_absent_cells_have_no_score(models: Models) -> None:
+    matrix = cross_evaluate(*sides(models, "anchor", "narrow"), across_spaces=True).matrix()
+    assert np.isnan(matrix.scores()).tolist() == [[False, True], [True, False]]

@@ -15,6 +15,7 @@ import pytest
 from hetero.retrieval import counting, overlap, search
 from hetero.retrieval import ranking as ranking_module
 from hetero.retrieval.ranking import Ranking, rank
+from hetero.retrieval.scoring import BLOCK_BYTES
 from hetero.retrieval.twins import find_twins
 from hetero_devices.errors import DataError, SpaceMismatch
 from hetero_devices.space import Embeddings, Space
@@ -136,7 +137,7 @@ def test_identical_vectors_tie_wherever_they_stand(queries: int, gallery: int, d
     q = embed(generator.standard_normal((queries, dim)), np.zeros(queries), first_id=5_000)
     assert search(q, g, gallery).rows.tolist() == [list(range(gallery))] * queries
     assert np.unique(search(q, g, gallery).scores, axis=1).shape[1] == 1
-    for block_bytes in (ranking_module.BLOCK_BYTES, 4 * 11 * queries):
+    for block_bytes in (BLOCK_BYTES, 4 * 11 * queries):
         assert rank(q, g, block_bytes=block_bytes).ranks.tolist() == list(range(gallery)) * queries
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hetero.cli.options import json_option, need_training_stack, print_json
+
+if TYPE_CHECKING:
+    from hetero.retrieval import Matrix
 
 
 @click.command("matrix")
@@ -17,7 +21,10 @@ from hetero.cli.options import json_option, need_training_stack, print_json
     "--gallery", "galleries", multiple=True, required=True, metavar="NAME=FOLDER", help="Gallery embeddings."
 )
 @click.option(
-    "--metric", default="recall@1", show_default=True, help="recall@1, recall@5, recall@10, map, map@r"
+    "--metric",
+    default="recall@1",
+    show_default=True,
+    help="recall@K, precision@K, ndcg@K, map, map@r, r-precision or mrr; K is any positive integer.",
 )
 @click.option("--by-class/--by-query", default=True, show_default=True, help="What intervals resample.")
 @click.option(
@@ -35,7 +42,8 @@ def command(
     """Compare query and gallery models: M(q, g) with 95 % intervals, one cell a pair.
 
     Folders are those `hetero embed` writes. Models of different spaces are refused unless asked for. An
-    image that is on both sides does not find itself.
+    image that is on both sides does not find itself. When the same models stand on both sides, listed in the
+    order of their release, the average compatibility (AC) and accuracy (AA) of the series are added.
 
     \b
     Example:
@@ -44,14 +52,38 @@ def command(
     need_training_stack()
     from hetero.report.terminal import print_matrix
     from hetero.retrieval import cross_evaluate
+    from hetero.retrieval import metric as known_metric
     from hetero_devices.space import Embeddings
+
+    known_metric(metric)  # a misspelt name is refused before the search
 
     def loaded(pairs: tuple[str, ...]) -> dict[str, Embeddings]:
         return {name: Embeddings.load(folder) for name, folder in map(_named, pairs)}
 
     crossed = cross_evaluate(loaded(queries), loaded(galleries), across_spaces=across_spaces)
     matrix = crossed.matrix(metric, by_class=by_class)
-    print_json(matrix.to_json()) if as_json else print_matrix(matrix)
+    series = _series(matrix)
+    if as_json:
+        print_json(matrix.to_json() | series)
+        return
+    print_matrix(matrix)
+    for name, value in series.items():
+        click.echo(f"{name.replace('_', ' ')}: {value:.4f}")
+
+
+def _series(matrix: Matrix) -> dict[str, float]:
+    """AC and AA where every cell of a square matrix of at least two models has a value."""
+    from hetero.retrieval import average_accuracy, average_compatibility
+
+    if matrix.queries != matrix.galleries or len(matrix.queries) < 2:
+        return {}
+    scores = matrix.scores()
+    if any(cell is None for row in matrix.cells for cell in row):
+        return {}
+    return {
+        "average_compatibility": average_compatibility(scores),
+        "average_accuracy": average_accuracy(scores),
+    }
 
 
 def _named(pair: str) -> tuple[str, Path]:

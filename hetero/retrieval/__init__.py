@@ -1,12 +1,32 @@
 """Exact search, metrics with intervals, the compatibility matrix. Only scoring vectors imports torch."""
 
+from hetero.retrieval.clusters import (
+    Agreement,
+    agreement,
+    old_clusters_on_new,
+)
 from hetero.retrieval.compatibility import (
     Criterion,
+    average_accuracy,
+    average_compatibility,
     compatibility_criterion,
     compatibility_tax,
+    p_1,
+    p_comp,
+    p_up,
     retention,
     retention_interval,
     update_gain,
+)
+from hetero.retrieval.evaluation import (
+    Evaluation,
+    PerQuery,
+    evaluate,
+    summarise,
+)
+from hetero.retrieval.flips import (
+    Flips,
+    flips,
 )
 from hetero.retrieval.intervals import (
     Comparison,
@@ -16,60 +36,154 @@ from hetero.retrieval.intervals import (
     mcnemar,
     paired_difference,
 )
-from hetero.retrieval.matrix import Cell, CrossEvaluation, Matrix, compatibility_matrix, cross_evaluate
+from hetero.retrieval.landmarks import (
+    Landmarks,
+    LandmarkScores,
+    evaluate_landmarks,
+    landmark_precision,
+)
+from hetero.retrieval.matrix import (
+    Cell,
+    CrossEvaluation,
+    Matrix,
+    compatibility_matrix,
+    cross_evaluate,
+)
 from hetero.retrieval.metrics import (
     MAP,
     MAP_AT_R,
+    MRR,
     R_PRECISION,
     RECALL_AT_1,
-    Evaluation,
-    PerQuery,
     average_precision,
+    cmc,
     display_name,
-    evaluate,
     map_at_r,
+    metric,
     metrics,
+    ndcg_at_k,
+    precision_at_k,
     r_precision,
     recall_at_k,
-    summarise,
+    reciprocal_rank,
+    trapezoid_average_precision,
 )
-from hetero.retrieval.ranking import Hits, Ranking, overlap, rank, search
+from hetero.retrieval.open_set import (
+    OpenSet,
+    open_set,
+    tpir_at_fpir,
+)
+from hetero.retrieval.operating import (
+    OperatingPoint,
+)
+from hetero.retrieval.protocol import (
+    Judgements,
+)
+from hetero.retrieval.ranking import (
+    Hits,
+    Ranking,
+    overlap,
+    rank,
+    search,
+)
+from hetero.retrieval.seeds import (
+    SeedSummary,
+    across_seeds,
+    difference_across_seeds,
+    t_interval,
+)
+from hetero.retrieval.shift import (
+    Shift,
+    angles,
+    score_shift,
+)
+from hetero.retrieval.verification import (
+    PairScores,
+    Roc,
+    Transfer,
+    pair_scores,
+    rates_at,
+    roc,
+    tar_at_far,
+    threshold_transfer,
+)
 
 __all__ = [
     "MAP",
     "MAP_AT_R",
+    "MRR",
     "RECALL_AT_1",
     "R_PRECISION",
+    "Agreement",
     "Cell",
     "Comparison",
     "Criterion",
     "CrossEvaluation",
     "Estimate",
     "Evaluation",
+    "Flips",
     "Hits",
+    "Judgements",
+    "LandmarkScores",
+    "Landmarks",
     "Matrix",
+    "OpenSet",
+    "OperatingPoint",
+    "PairScores",
     "PerQuery",
     "Ranking",
+    "Roc",
+    "SeedSummary",
+    "Shift",
+    "Transfer",
+    "across_seeds",
+    "agreement",
+    "angles",
+    "average_accuracy",
+    "average_compatibility",
     "average_precision",
     "bootstrap",
     "bootstrap_columns",
+    "cmc",
     "compatibility_criterion",
     "compatibility_matrix",
     "compatibility_tax",
     "cross_evaluate",
+    "difference_across_seeds",
     "display_name",
     "evaluate",
+    "evaluate_landmarks",
+    "flips",
+    "landmark_precision",
     "map_at_r",
     "mcnemar",
+    "metric",
     "metrics",
+    "ndcg_at_k",
+    "old_clusters_on_new",
+    "open_set",
     "overlap",
+    "p_1",
+    "p_comp",
+    "p_up",
+    "pair_scores",
     "paired_difference",
+    "precision_at_k",
     "r_precision",
     "rank",
+    "rates_at",
     "recall_at_k",
+    "reciprocal_rank",
     "retention",
     "retention_interval",
+    "roc",
+    "score_shift",
     "search",
     "summarise",
+    "t_interval",
+    "tar_at_far",
+    "threshold_transfer",
+    "tpir_at_fpir",
+    "trapezoid_average_precision",
     "update_gain",
 ]

@@ -7,10 +7,13 @@ after Duggal et al., Compatibility-aware Heterogeneous Visual Search (CVPR 2021)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from hetero.retrieval.evaluation import PerQuery
 from hetero.retrieval.intervals import (
     CONFIDENCE,
     RESAMPLES,
@@ -22,8 +25,11 @@ from hetero.retrieval.intervals import (
     paired_difference,
     resampled_means,
 )
-from hetero.retrieval.metrics import PerQuery, display_name
+from hetero.retrieval.metrics import display_name
 from hetero_devices.errors import DataError
+
+Scores = npt.NDArray[np.float64]
+Shares = Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,71 @@ def compatibility_tax(*, paragon: float, new_new: float) -> float:
     return paragon - new_new
 
 
+def average_compatibility(scores: Scores) -> float:
+    """AC = 2 / (T (T - 1)) sum_{i > j} 1[C_ij > C_jj]: the share of pairs that meet the criterion.
+
+    scores: float64 [T, T], C_ij = M(model i, model j) of T models in order of their release. Biondi et al.,
+    CoReS (TPAMI 2023).
+    """
+    newer, older = _pairs(scores)
+    return float((scores[newer, older] > scores[older, older]).mean())
+
+
+def average_accuracy(scores: Scores) -> float:
+    """AA = 2 / (T (T + 1)) sum_{i >= j} C_ij: how good search is in all pairs that occur. See AC."""
+    _pairs(scores)
+    return float(scores[np.tril_indices(len(scores))].mean())
+
+
+def p_up(*, new_new: Shares, paragon: Shares) -> float:
+    """Mean over data sets of sigma((M(new, new) - M(new*, new*)) / M(new*, new*)): 1/2 is no tax.
+
+    This and the two below: Pan et al., AdvBCT (CVPR 2023); sigma is the logistic function.
+    """
+    return float(_up(new_new, paragon).mean())
+
+
+def p_comp(*, new_old: Shares, old_old: Shares, paragon: Shares) -> float:
+    """Mean over data sets of sigma(update gain): above 1/2 where updating helps at all."""
+    return float(_comp(new_old, old_old, paragon).mean())
+
+
+def p_1(*, new_new: Shares, new_old: Shares, old_old: Shares, paragon: Shares) -> float:
+    """Mean over data sets of the harmonic mean of the two terms of P_up and P_comp.
+
+    Not the harmonic mean of P_up and P_comp: only this order reproduces the published table.
+    """
+    up, comp = _up(new_new, paragon), _comp(new_old, old_old, paragon)
+    return float((2 * up * comp / (up + comp)).mean())
+
+
+def _up(new_new: Shares, paragon: Shares) -> Scores:
+    for best in paragon:
+        _refuse_zero(best)
+    return _logistic([(new - best) / best for new, best in zip(new_new, paragon, strict=True)])
+
+
+def _comp(new_old: Shares, old_old: Shares, paragon: Shares) -> Scores:
+    sets = zip(new_old, old_old, paragon, strict=True)
+    return _logistic([update_gain(new_old=cross, old_old=old, paragon=best) for cross, old, best in sets])
+
+
+def _logistic(values: list[float]) -> Scores:
+    if not values:
+        raise DataError("no data sets to average over")
+    shares: Scores = 1 / (1 + np.exp(-np.array(values)))
+    return shares
+
+
+def _pairs(scores: Scores) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or len(scores) < 2:
+        raise DataError(f"scores of shape {list(scores.shape)}: expected [T, T] of at least two models")
+    return np.tril_indices(len(scores), -1)
+
+
 def _refuse_zero(paragon: float) -> None:
     if paragon <= 0:
-        raise DataError("the paragon scores 0: retention is not defined")
+        raise DataError("the paragon scores 0: nothing can be given as a share of it")
 
 
 def _sentence(a: PerQuery, b: PerQuery, comparison: Comparison, holds: bool, confidence: float) -> str:

@@ -50,8 +50,8 @@ def _by_comparing(scores: Floats, own: Floats, here: Rows) -> Rows:
     """The definition: earlier columns that score at least as much, later ones that score more."""
 
     def ahead(score: np.float32, place: int) -> int:
-        earlier = np.count_nonzero(scores[:place] >= score) if place else 0
-        return earlier + (np.count_nonzero(scores[place:] > score) if place < len(scores) else 0)
+        earlier = int(np.count_nonzero(scores[:place] >= score)) if place else 0
+        return earlier + (int(np.count_nonzero(scores[place:] > score)) if place < len(scores) else 0)
 
     return np.array([ahead(*pair) for pair in zip(own, here.tolist(), strict=True)], np.int64)
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hetero.retrieval.metrics import PerQuery
+from hetero.retrieval.evaluation import PerQuery
 from hetero_devices.errors import DataError
 
 Values = npt.NDArray[np.float64]

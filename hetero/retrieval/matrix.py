@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from hetero.retrieval.evaluation import Evaluation, evaluate
 from hetero.retrieval.intervals import CONFIDENCE, RESAMPLES, Estimate, bootstrap_columns
-from hetero.retrieval.metrics import RECALL_AT_1, Evaluation, evaluate
-from hetero.retrieval.ranking import BLOCK_BYTES
+from hetero.retrieval.metrics import RECALL_AT_1
+from hetero.retrieval.scoring import BLOCK_BYTES
 from hetero_devices.errors import DataError, HeteroError
 from hetero_devices.space import Embeddings, check_same
 
@@ -44,6 +46,11 @@ class Matrix:
             if name not in names:
                 raise DataError(f"no {side} model {name!r} in the matrix: choose one of {', '.join(names)}")
         return self.cells[self.queries.index(query)][self.galleries.index(gallery)]
+
+    def scores(self) -> npt.NDArray[np.float64]:
+        """float64 [queries, galleries]: values without intervals, NaN where a cell is absent."""
+        values = [[np.nan if cell is None else cell.estimate.value for cell in row] for row in self.cells]
+        return np.array(values, np.float64)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

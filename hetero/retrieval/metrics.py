@@ -5,63 +5,27 @@ Ranks below are 0-based, r_1 < r_2 < ... < r_R those of the R relevant gallery r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from hetero.retrieval.ranking import BLOCK_BYTES, Ranking, rank
+from hetero.retrieval.ranking import Ranking
 from hetero_devices.errors import DataError
-from hetero_devices.space import Embeddings
 
-Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
+Metric = Callable[[Ranking], Values]
 
 RECALL_AT_1 = "recall@1"
 MAP = "map"
 MAP_AT_R = "map@r"
 R_PRECISION = "r-precision"
+MRR = "mrr"
+KNOWN = "recall@K, precision@K, ndcg@K, map, map@r, r-precision, mrr"  # K: any positive integer
 
-_DISPLAYED = {MAP: "mAP", MAP_AT_R: "mAP@R", R_PRECISION: "R-precision"}
-
-
-@dataclass(frozen=True)
-class PerQuery:
-    """One metric, query by query. query_ids, labels: int64 [Q]; values: float64 [Q]; metric: its name."""
-
-    metric: str
-    query_ids: Ids
-    labels: Ids
-    values: Values
-
-    @property
-    def mean(self) -> float:
-        return float(self.values.mean())
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Every metric of one search M(q, g), over the queries that can be answered.
-
-    query_ids, labels: int64 [Q]. values: metric name -> float64 [Q]. skipped: queries left out because no
-    gallery row is relevant to them; they enter no mean.
-    """
-
-    query_ids: Ids
-    labels: Ids
-    values: Mapping[str, Values]
-    skipped: int
-
-    def per_query(self, metric: str) -> PerQuery:
-        """The values of one metric; DataError names the metrics there are."""
-        if metric not in self.values:
-            raise DataError(f"no metric {metric!r}: choose one of {', '.join(self.values)}")
-        return PerQuery(metric, self.query_ids, self.labels, self.values[metric])
-
-    @property
-    def means(self) -> dict[str, float]:
-        return {name: float(values.mean()) for name, values in self.values.items()}
+_DISPLAYED = {MAP: "mAP", MAP_AT_R: "mAP@R", R_PRECISION: "R-precision", MRR: "MRR"}
+_AT_K = {"recall": "Recall", "precision": "Precision", "ndcg": "nDCG"}
 
 
 def recall_at_k(ranking: Ranking, k: int) -> Values:
@@ -70,10 +34,38 @@ def recall_at_k(ranking: Ranking, k: int) -> Values:
     The cumulative match characteristic (CMC) at k, which retrieval papers call Recall@k
     (Jégou, Douze, Schmid, Product Quantization, TPAMI 2011); for k = 1 it is Precision@1.
     """
-    answerable = ranking.relevant > 0
-    hit = np.full(len(ranking), np.nan)
-    hit[answerable] = ranking.ranks[ranking.offsets[:-1][answerable]] < k
-    return hit
+    return _of_first(ranking, lambda first: (first < k).astype(np.float64))
+
+
+def cmc(ranking: Ranking, ks: Sequence[int]) -> Values:
+    """The cumulative match curve: mean `recall_at_k` over answerable queries at each of `ks`, float64 [K]."""
+    first = ranking.ranks[ranking.offsets[:-1][ranking.relevant > 0]]
+    if not len(first):
+        raise DataError("no query has a relevant gallery row: there is no match to accumulate")
+    return np.array([(first < k).mean() for k in ks])
+
+
+def reciprocal_rank(ranking: Ranking) -> Values:
+    """1 / (r_1 + 1); its mean over queries is MRR (Voorhees, The TREC-8 Question Answering Track, 1999)."""
+    return _of_first(ranking, lambda first: 1 / (first + 1))
+
+
+def precision_at_k(ranking: Ranking, k: int) -> Values:
+    """Share of the first k hits that are relevant: (1/k) sum_i 1[r_i < k] (Manning et al. 2008, §8.4)."""
+    return _sums(ranking, (ranking.ranks < k) / k)
+
+
+def ndcg_at_k(ranking: Ranking, k: int) -> Values:
+    """nDCG@k with binary gains: sum_{r_i < k} 1/log2(r_i + 2) over the same sum for r_i = i - 1.
+
+    Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques (TOIS 2002), with the
+    logarithmic discount of every rank that scikit-learn and trec_eval use.
+    """
+    discounts = np.where(ranking.ranks < k, 1 / np.log2(ranking.ranks + 2.0), 0)
+    length = max(1, min(k, int(ranking.relevant.max(initial=1))))
+    best: Values = np.cumsum(1 / np.log2(np.arange(length) + 2.0))
+    ideal: Values = best[np.clip(ranking.relevant, 1, length) - 1]
+    return _sums(ranking, discounts) / ideal
 
 
 def average_precision(ranking: Ranking) -> Values:
@@ -97,59 +89,72 @@ def r_precision(ranking: Ranking) -> Values:
     return _mean_over_relevant(ranking, _within_r(ranking).astype(np.float64))
 
 
-def metrics(ks: Sequence[int] = (1, 5, 10)) -> dict[str, Callable[[Ranking], Values]]:
+def trapezoid_average_precision(ranking: Ranking) -> Values:
+    """AP by the trapezoid rule, (1/R) sum_i ((i - 1) / max(r_i, 1) + i / (r_i + 1)) / 2, 1 for (0 / 0).
+
+    The AP of Oxford, Paris and their revisited protocols (Philbin et al., CVPR 2007; Radenović et al.,
+    CVPR 2018), whose published mAP it reproduces; slightly below `average_precision`.
+    """
+    before = np.where(ranking.ranks > 0, (_nth(ranking) - 1) / np.maximum(ranking.ranks, 1), 1.0)
+    return _mean_over_relevant(ranking, (before + _precisions(ranking)) / 2)
+
+
+def metric(name: str) -> Metric:
+    """The function of a metric's name, K being any positive integer; DataError names what there is."""
+    whole: dict[str, Metric] = {
+        MAP: average_precision,
+        MAP_AT_R: map_at_r,
+        R_PRECISION: r_precision,
+        MRR: reciprocal_rank,
+    }
+    if name in whole:
+        return whole[name]
+    at_k = {"recall": recall_at_k, "precision": precision_at_k, "ndcg": ndcg_at_k}
+    found = re.fullmatch(r"(recall|precision|ndcg)@([1-9]\d{0,8})", name)
+    if not found:
+        raise DataError(f"no metric {name!r}: choose one of {KNOWN}")
+    function, k = at_k[found[1]], int(found[2])
+    return lambda ranking: function(ranking, k)
+
+
+def metrics(ks: Sequence[int] = (1, 5, 10)) -> dict[str, Metric]:
     """Name -> function, in the order of a report: recall@k for each k, then map, map@r, r-precision."""
-    table: dict[str, Callable[[Ranking], Values]] = {f"recall@{k}": _recall(k) for k in ks}
-    return table | {MAP: average_precision, MAP_AT_R: map_at_r, R_PRECISION: r_precision}
+    return {name: metric(name) for name in (*(f"recall@{k}" for k in ks), MAP, MAP_AT_R, R_PRECISION)}
 
 
 def display_name(metric: str) -> str:
-    """The name as readers know it: 'recall@1' -> 'Recall@1', 'map' -> 'mAP'."""
-    return _DISPLAYED.get(metric, metric.replace("recall", "Recall"))
+    """The name as readers know it: 'recall@1' -> 'Recall@1', 'map' -> 'mAP', 'ndcg@10' -> 'nDCG@10'."""
+    kind, at, k = metric.partition("@")
+    return _DISPLAYED.get(metric, _AT_K.get(kind, kind) + at + k)
 
 
-def evaluate(
-    query: Embeddings,
-    gallery: Embeddings,
-    ks: Sequence[int] = (1, 5, 10),
-    *,
-    block_bytes: int = BLOCK_BYTES,
-    across_spaces: bool = False,
-) -> Evaluation:
-    """M(query, gallery) for every metric; see `hetero.retrieval.rank` for memory, ties and exclusion.
-
-    Raises DataError when no query has a relevant gallery row, SpaceMismatch as `rank` does.
-    """
-    return summarise(rank(query, gallery, block_bytes=block_bytes, across_spaces=across_spaces), ks)
+def _of_first(ranking: Ranking, function: Callable[[npt.NDArray[np.int64]], Values]) -> Values:
+    """A function of r_1, NaN where nothing is relevant."""
+    answerable = ranking.relevant > 0
+    values = np.full(len(ranking), np.nan)
+    values[answerable] = function(ranking.ranks[ranking.offsets[:-1][answerable]])
+    return values
 
 
-def summarise(ranking: Ranking, ks: Sequence[int] = (1, 5, 10)) -> Evaluation:
-    """Every metric of a ranking, queries without a relevant row left out and counted."""
-    keep = ranking.relevant > 0
-    if not keep.any():
-        raise DataError(
-            f"none of the {len(ranking)} queries has a gallery image of its class: check labels and split"
-        )
-    values = {name: metric(ranking)[keep] for name, metric in metrics(ks).items()}
-    return Evaluation(ranking.query_ids[keep], ranking.labels[keep], values, int((~keep).sum()))
-
-
-def _recall(k: int) -> Callable[[Ranking], Values]:
-    return lambda ranking: recall_at_k(ranking, k)
+def _nth(ranking: Ranking) -> npt.NDArray[np.int64]:
+    """i of each r_i, from 1: int64 [P]."""
+    return np.arange(len(ranking.ranks)) - ranking.offsets[:-1][ranking.owners] + 1
 
 
 def _precisions(ranking: Ranking) -> Values:
     """Precision at the rank of each relevant row: i / (r_i + 1), float64 [P]."""
-    nth = np.arange(len(ranking.ranks)) - ranking.offsets[:-1][ranking.owners] + 1
-    return nth / (ranking.ranks + 1)
+    return _nth(ranking) / (ranking.ranks + 1)
 
 
 def _within_r(ranking: Ranking) -> npt.NDArray[np.bool_]:
     return ranking.ranks < ranking.relevant[ranking.owners]
 
 
+def _sums(ranking: Ranking, values: Values) -> Values:
+    """Sum of `values`, float64 [P], over the relevant rows of each query; NaN where there are none."""
+    totals = np.bincount(ranking.owners, weights=values, minlength=len(ranking)).astype(np.float64)
+    return np.where(ranking.relevant > 0, totals, np.nan)
+
+
 def _mean_over_relevant(ranking: Ranking, values: Values) -> Values:
-    totals = np.bincount(ranking.owners, weights=values, minlength=len(ranking))
-    means = np.full(len(ranking), np.nan)
-    np.divide(totals, ranking.relevant, out=means, where=ranking.relevant > 0)
-    return means
+    return _sums(ranking, values) / np.maximum(ranking.relevant, 1)

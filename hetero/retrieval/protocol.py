@@ -66,13 +66,10 @@ class Protocol:
             raise DataError(
                 f"{len(judgements.relevant)} judgements for {len(own)} queries: give one for each"
             )
-        clean = Judgements(
-            [
-                np.setdiff1d(rows, np.append(ignored, mine))
-                for rows, ignored, mine in zip(judgements.relevant, judgements.ignored, own, strict=True)
-            ],
-            [np.unique(rows) for rows in judgements.ignored],
-        )
+        ignored = [np.unique(rows) for rows in judgements.ignored]
+        out = [np.append(rows, mine[mine >= 0]) for rows, mine in zip(ignored, own[:, None], strict=True)]
+        relevant = [np.setdiff1d(*pair) for pair in zip(judgements.relevant, out, strict=True)]
+        clean = Judgements(relevant, ignored)
         for rows in (*clean.relevant, *clean.ignored):
             if len(rows) and not 0 <= rows[0] <= rows[-1] < gallery:
                 raise DataError(f"judgements name a row outside the gallery of {gallery}")

@@ -1,0 +1,71 @@
+"""Negative flips: queries the old system answered and the new one does not, whatever the averages say.
+
+Yan et al., Positive-Congruent Training (CVPR 2021), for retrieval: a query counts as right when
+its success bit (Recall@k) is 1. NFI: Xie et al., Regression Bugs Are In Your Model! (ACL 2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hetero.retrieval.evaluation import PerQuery
+from hetero.retrieval.intervals import (
+    CONFIDENCE,
+    RESAMPLES,
+    Clusters,
+    Estimate,
+    bootstrap_columns,
+    check_paired,
+    mcnemar,
+)
+from hetero_devices.errors import DataError
+
+
+@dataclass(frozen=True)
+class Flips:
+    """nfr: share of queries right before and wrong now; pfr: the reverse; nfr - pfr is the change of error.
+
+    relative_nfr: nfr / ((1 - old error) x new error), 1 when errors are independent. nfi: share of the new
+    errors that are negative flips. Both NaN where the new system errs nowhere. p_value: McNemar's exact
+    test of nfr = pfr (queries as independent).
+    """
+
+    nfr: Estimate
+    pfr: Estimate
+    relative_nfr: float
+    nfi: float
+    p_value: float
+
+
+def flips(
+    old: PerQuery,
+    new: PerQuery,
+    *,
+    clusters: Clusters | None = None,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Flips:
+    """Flips from old to new success bits of the same queries; DataError for anything but bits."""
+    check_paired(old, new)
+    if not np.isin([old.values, new.values], (0.0, 1.0)).all():
+        raise DataError(f"{old.metric} is no success bit: flips need a metric of 0 and 1, such as recall@1")
+    negative, positive = old.values > new.values, new.values > old.values
+    columns = np.stack([negative, positive], axis=1).astype(np.float64)
+    nfr, pfr = bootstrap_columns(
+        columns, clusters=clusters, resamples=resamples, confidence=confidence, seed=seed
+    )
+    error = 1 - new.mean
+    return Flips(
+        nfr,
+        pfr,
+        _ratio(nfr.value, old.mean * error),
+        _ratio(nfr.value, error),
+        mcnemar(int(positive.sum()), int(negative.sum())),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else float("nan")
