@@ -1,0 +1,132 @@
+"""The table of `objectives.py`: rows, their order, their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
+from hetero.retrieval.seeds import across_seeds, difference_across_seeds
+from objectives_grid import BASELINE, Setting
+
+METRICS = (RECALL_AT_1, MAP)
+
+
+class Scores(NamedTuple):
+    """Of one model on one split: per metric, student to anchor and student to student."""
+
+    asymmetric: dict[str, PerQuery]
+    symmetric: dict[str, PerQuery]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate with its chosen setting and its scores by seed, or the reason why there are none.
+
+    validation: asymmetric mAP on the validation classes, of every setting.
+    """
+
+    name: str
+    setting: Setting | None
+    scores: tuple[Scores, ...] = ()
+    validation: tuple[float, ...] = ()
+    refused: str = ""
+
+
+_HEAD = (
+    "| objective | asymmetric R@1 | asymmetric mAP | Δ mAP over regression | asymmetric − symmetric mAP "
+    "| symmetric R@1 | symmetric mAP | chosen on validation |\n|---|---|---|---|---|---|---|---|"
+)
+
+
+def table(data: str, rows: Sequence[Row], references: Mapping[str, Sequence[Scores]]) -> str:
+    """One data set's section."""
+    baseline = _baseline(rows)
+    lines = [_reference(name, scores) for name, scores in references.items()]
+    lines += [_line(row, baseline) for row in ordered(rows)]
+    return "\n".join([f"## {data}\n", _HEAD, *lines]) + "\n"
+
+
+def ordered(rows: Sequence[Row]) -> list[Row]:
+    """By asymmetric mAP; the controls below, then what could not be run."""
+
+    def key(row: Row) -> tuple[int, float]:
+        if row.setting is None:
+            return 2, 0.0
+        return int(row.setting.control), -_summary(row.scores, "asymmetric", MAP).value
+
+    return sorted(rows, key=key)
+
+
+def fields(rows: Sequence[Row]) -> dict[str, Any]:
+    """The rows for the JSON, in the table's order."""
+    baseline = _baseline(rows)
+    return {row.name: _fields(row, baseline) for row in ordered(rows)}
+
+
+def _baseline(rows: Sequence[Row]) -> Row | None:
+    return next((row for row in rows if row.name == BASELINE), None)
+
+
+def _fields(row: Row, baseline: Row | None) -> dict[str, Any]:
+    if row.setting is None:
+        return {"refused": row.refused}
+    return {
+        "setting": str(row.setting),
+        "control": row.setting.control,
+        "validation_map": row.validation,
+        **{column: asdict(estimate) for column, estimate in _estimates(row, baseline).items()},
+    }
+
+
+def _estimates(row: Row, baseline: Row | None) -> dict[str, Estimate]:
+    scores = row.scores
+    columns = {
+        f"{side} {metric}": _summary(scores, side, metric) for side in Scores._fields for metric in METRICS
+    }
+    if baseline is not None and row.name != BASELINE:
+        columns["gain"] = _difference(
+            _column(scores, "asymmetric", MAP), _column(baseline.scores, "asymmetric", MAP)
+        )
+    own = _difference(_column(scores, "asymmetric", MAP), _column(scores, "symmetric", MAP))
+    return columns | {"asymmetric over symmetric": own}
+
+
+def _column(scores: Sequence[Scores], side: str, metric: str) -> list[PerQuery]:
+    return [getattr(one, side)[metric] for one in scores]
+
+
+def _summary(scores: Sequence[Scores], side: str, metric: str) -> Estimate:
+    """Mean over seeds; the interval resamples seeds and classes."""
+    runs = _column(scores, side, metric)
+    return across_seeds(runs, clusters=runs[0].labels).over_both
+
+
+def _difference(a: Sequence[PerQuery], b: Sequence[PerQuery]) -> Estimate:
+    """Paired by seed and query."""
+    return difference_across_seeds(a, b, clusters=a[0].labels).over_both
+
+
+def _line(row: Row, baseline: Row | None) -> str:
+    if row.setting is None:
+        return f"| {row.name} | – | – | – | – | – | – | not run: {row.refused} |"
+    found = _estimates(row, baseline)
+    name = f"*control:* {row.name}" if row.setting.control else row.name
+    shown = [_percent(found[f"{side} {metric}"]) for side in Scores._fields for metric in METRICS]
+    gain = _signed(found["gain"]) if "gain" in found else "–"
+    numbers = (*shown[:2], gain, _signed(found["asymmetric over symmetric"]), *shown[2:])
+    return f"| {name} | {' | '.join(numbers)} | {row.setting} |"
+
+
+def _reference(name: str, scores: Sequence[Scores]) -> str:
+    shown = [_percent(_summary(scores, side, metric)) for side in Scores._fields for metric in METRICS]
+    return f"| **{name}** | {shown[0]} | {shown[1]} | – | – | {shown[2]} | {shown[3]} | |"
+
+
+def _percent(e: Estimate) -> str:
+    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
+
+
+def _signed(e: Estimate) -> str:
+    return f"{100 * e.value:+.2f} ({100 * e.low:+.2f} to {100 * e.high:+.2f})"
