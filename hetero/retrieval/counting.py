@@ -23,13 +23,15 @@ def count_ahead(scores: Floats, first: int, own: Floats, rows: Rows) -> Rows:
     if not len(own):
         return np.zeros(0, np.int64)
     here = np.clip(rows - first, 0, len(scores))
-    head = scores >= own.min()  # no other column can be ahead of any
-    size = np.count_nonzero(head)
+    contenders = scores >= own.min()  # no other column can be ahead of any
+    size = np.count_nonzero(contenders)
     if not size:
         return np.zeros(len(own), np.int64)
     if len(own) * len(scores) < _SORTING_COST * size:
         return _by_comparing(scores, own, here)
-    return _by_sorting(scores, np.sort(scores[head]), own, here)
+    # By index, several times faster than by mask; where most contend, picking costs more than sorting all.
+    head = scores if 2 * size > len(scores) else scores[np.flatnonzero(contenders)]
+    return _by_sorting(scores, np.sort(head), own, here)
 
 
 def block_ranks(block: Floats, relevant: list[Rows]) -> Rows:
