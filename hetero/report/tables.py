@@ -65,18 +65,16 @@ def gates_in_short(report: Report) -> Table:
 
 
 def artefacts(report: Report) -> Table:
-    """Parity and latency of each artefact in one line."""
-    cost = {row.artefact: row for row in report.latency}
+    """Parity and latency of each artefact in one line; a dash where it was not measured."""
+    measured = {row.artefact: (row.p50_ms, row.size_kb) for row in report.latency}
     rows = tuple(
         _row(
             row.artefact,
             wording.percent(row.top1_identical, 2),
             wording.points(row.recall_delta),
-            wording.quantity(cost[row.artefact].p50_ms),
-            wording.quantity(cost[row.artefact].size_kb),
+            *map(wording.quantity, measured.get(row.artefact, (None, None))),
         )
         for row in report.parity
-        if row.artefact in cost
     )
     columns = ("artefact", "top-1 as torch %", "Δ Recall@1, points", "p50 ms", "kB")
     return Table("Exported artefacts, searching the anchor's gallery", "", columns, rows)
