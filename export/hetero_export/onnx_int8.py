@@ -3,7 +3,7 @@
 Why unsigned 8-bit activations and signed 7-bit weights per channel (`reduce_range`): x86 processors
 without VNNI multiply u8 by s8 in pairs and add the two products in 16 bits, which saturates for
 full-range weights. 255 * 64 * 2 fits, so every processor computes the same: with an emulated Haswell the
-embeddings were bit-identical, while full-range u8/s8 and s8/s8 lost several times more than they do with VNNI.
+embeddings were bit-identical, while full-range u8/s8 and s8/s8 lost several times more than with VNNI.
 u8/u8 is as safe and a little closer to float32, but ran slower than float32 on networks of this size.
 """
 
