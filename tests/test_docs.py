@@ -100,3 +100,12 @@ def test_every_verb_is_in_the_readme() -> None:
 def test_pages_name_only_commands_that_exist(page: Path) -> None:
     for verb in re.findall(r"`hetero ([a-z]+)[^`]*`", page.read_text()):
         assert verb in VERBS, verb
+
+
+def test_every_row_of_figures_in_the_readme_was_written_by_a_benchmark() -> None:
+    section = (ROOT / "README.md").read_text().split("## Numbers")[1].split("\n## ")[0]
+    written = "".join(path.read_text() for path in (ROOT / "benchmarks" / "results").glob("*.md"))
+    rows = [line for line in section.splitlines() if re.match(r"\|.*\d", line)]
+    assert rows
+    for row in rows:
+        assert row in written, row

@@ -268,7 +268,7 @@ def test_nothing_is_left_behind_when_writing_fails(report: Report, tmp_path: Pat
     assert Page((tmp_path / "report.html").read_text()).open == []
 
 
-def test_markdown_and_terminal_hold_the_same_tables(report: Report) -> None:
+def test_markdown_holds_every_table_and_the_terminal_those_that_fit(report: Report) -> None:
     text = markdown.render(report)
     stream = io.StringIO()
     reporting.show(report, Console(file=stream, width=240, color_system=None))
@@ -281,10 +281,10 @@ def test_markdown_and_terminal_hold_the_same_tables(report: Report) -> None:
         "Models",
     ):
         assert f"## {title}\n" in text
+    for title in ("Result: Recall@1", "Gates", "Exported artefacts"):
         assert title in printed
     for row in report.latency:
         assert row.runtime in text
-        assert row.runtime in printed
     widths = {
         line.count(" | ") for line in text.split("## Gates")[1].split("##")[0].splitlines() if "pass" in line
     }

@@ -80,14 +80,14 @@ def test_a_verb_that_needs_more_says_so(device: Path) -> None:
 
 
 def test_the_runner_verifies_a_bundle(device: Path, tiny_bundle: Path) -> None:
-    command = [device / "hetero-device", "verify", str(tiny_bundle), "--format", "onnx", "--json"]
+    command = [str(device / "hetero-device"), "verify", str(tiny_bundle), "--format", "onnx", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(check["passed"] for check in json.loads(done.stdout))
 
 
 def test_the_runner_names_an_absent_runtime(device: Path, tiny_bundle: Path) -> None:
-    command = [device / "hetero-device", "verify", str(tiny_bundle), "--format", "tflite"]
+    command = [str(device / "hetero-device"), "verify", str(tiny_bundle), "--format", "tflite"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'hetero[device-litert]'" in done.stderr

@@ -7,6 +7,7 @@ HeteroError (ValueError)
 ├── DataError          images, labels, archives, manifests
 ├── RecipeError        a recipe or an override
 ├── DeviceError        a device or runner failed
+├── DiskFull           no space left for a result
 └── MissingExtra       an optional dependency is not installed
 """
 
@@ -42,6 +43,10 @@ class RecipeError(HeteroError):
 
 class DeviceError(HeteroError):
     """A device or the runner on it failed."""
+
+
+class DiskFull(HeteroError):
+    """No space is left for a result."""
 
 
 class MissingExtra(HeteroError):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hetero_devices.errors import HeteroError
+from hetero_devices.errors import DiskFull, HeteroError
 
 
 @contextmanager
@@ -84,11 +84,9 @@ def _disk_full_explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC and "requested and" not in str(error):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "requested and" not in str(error):
             raise  # numpy reports a short write as "N requested and M written", without a number
-        raise HeteroError(
-            f"no space left to write {path}: free some and run the same command again"
-        ) from None
+        raise DiskFull(f"no space left to write {path}: free some and run the same command again") from None
 
 
 def _umask() -> int:

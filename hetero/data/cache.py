@@ -178,10 +178,10 @@ def _open(folder: Path) -> Decoded:
     try:
         columns = {name: np.load(path) for name in _COLUMNS if (path := folder / f"{name}.npy").exists()}
         pixels = np.load(folder / "images.npy", mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        names = tuple(read_json(folder / "classes.json"))
+    except (OSError, ValueError, EOFError):  # HeteroError is a ValueError
         raise DataError(f"the cache entry {folder} is damaged: remove it and run again") from None
     splits = columns.pop("splits", None)
-    names = tuple(read_json(folder / "classes.json"))
     ids = np.arange(len(pixels), dtype=np.int64)
     return Decoded(ImageSet(pixels, ids=ids, class_names=names, **columns), splits)
 

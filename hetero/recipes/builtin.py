@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from hetero.data.augment import AugmentConfig
 from hetero.models.build import preset
+from hetero.objectives.terms import MarginSoftmaxConfig
 from hetero.recipes.recipe import AnchorConfig, DataConfig, MeasureConfig, Recipe, StudentConfig
 from hetero.training.optimizer import FitConfig
 from hetero_devices.errors import RecipeError
@@ -14,11 +15,23 @@ from hetero_devices.errors import RecipeError
 
 def demo() -> Recipe:
     """The whole loop on the embedded glyphs in minutes on two cores: shows that it works, not how well."""
+    gentle = MarginSoftmaxConfig(scale=16, margin=0.1)  # a larger margin needs a longer training
     return Recipe(
         name="demo",
-        data=DataConfig(source="glyphs"),
-        anchor=AnchorConfig(fit=FitConfig(steps=500, precision="bf16", checkpoint_every=50)),
-        student=StudentConfig(views=2, fit=FitConfig(steps=1200, checkpoint_every=100)),
+        data=DataConfig(
+            source="glyphs",  # rendered with much variation already
+            augment=AugmentConfig(rotation=5, scale=0.05, aspect=0, shear=0.05, shift=0.06, contrast=0.1),
+        ),
+        anchor=AnchorConfig(
+            network=preset("residual-s"),
+            objective=(gentle,),
+            fit=FitConfig(steps=1800, precision="bf16", ema=0.98, checkpoint_every=100),
+        ),
+        student=StudentConfig(
+            network=preset("elastic-xs"),
+            fit=FitConfig(steps=1400, ema=0.98, checkpoint_every=100),
+            alone_objective=(gentle,),
+        ),
         measure=MeasureConfig(min_samples=100, min_seconds=0.5),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from hetero.report import colours, tables, wording
@@ -68,6 +69,7 @@ def render(report: Report) -> str:
         gates=tables.gates(report),
         maps=[_heat_map(matrix) for matrix in report.matrices],
         measurements=[tables.parity(report), tables.latency(report), tables.models(report)],
+        recipe=json.dumps(report.recipe, indent=2, sort_keys=True) if report.recipe else "",
         facts=[tables.facts("Data", report.data), tables.facts("Environment", report.environment)],
     )
     return page

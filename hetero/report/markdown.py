@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from hetero.report import tables
 from hetero.report.model import Report
 
@@ -18,8 +20,15 @@ def render(report: Report) -> str:
         f"**{tables.verdict(report)}.**",
         "\n".join(f"- {_escape(sentence)}" for sentence in tables.findings(report)),
         *(_section(table) for table in tables.tables(report)),
+        _recipe(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _recipe(report: Report) -> str:
+    if not report.recipe:
+        return ""
+    return f"## Recipe\n\n```json\n{json.dumps(report.recipe, indent=2, sort_keys=True)}\n```"
 
 
 def _section(table: tables.Table) -> str:

@@ -125,13 +125,14 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything one run found. created: ISO 8601 date; scores in [0, 1] with 95 % intervals."""
+    """Everything one run found. created: ISO 8601 date; recipe: as resolved; scores in [0, 1]."""
 
     title: str
     created: str
     space: Space
     environment: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[ModelRow, ...] = ()
     headline: Headline | None = None
     criterion: Criterion | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hetero.report import wording
@@ -51,6 +51,33 @@ def findings(report: Report) -> list[str]:
         passed = sum(gate.passed for gate in report.gates)
         sentences.append(f"{passed} of {len(report.gates)} gates passed.")
     return sentences
+
+
+def brief(report: Report) -> list[Table]:
+    """What fits a terminal: the result, the gates, and one line an artefact."""
+    return [table for table in (headline(report), gates_in_short(report), artefacts(report)) if table.rows]
+
+
+def gates_in_short(report: Report) -> Table:
+    """`gates` without the last column, the detail."""
+    full = gates(report)
+    return replace(full, columns=full.columns[:-1], rows=tuple(row[:-1] for row in full.rows))
+
+
+def artefacts(report: Report) -> Table:
+    """Parity and latency of each artefact in one line; a dash where it was not measured."""
+    measured = {row.artefact: (row.p50_ms, row.size_kb) for row in report.latency}
+    rows = tuple(
+        _row(
+            row.artefact,
+            wording.percent(row.top1_identical, 2),
+            wording.points(row.recall_delta),
+            *map(wording.quantity, measured.get(row.artefact, (None, None))),
+        )
+        for row in report.parity
+    )
+    columns = ("artefact", "top-1 as torch %", "Δ Recall@1, points", "p50 ms", "kB")
+    return Table("Exported artefacts, searching the anchor's gallery", "", columns, rows)
 
 
 def tables(report: Report) -> list[Table]:

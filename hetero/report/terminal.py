@@ -17,7 +17,7 @@ _STYLES = {"plain": "", "good": "green", "bad": "bold red"}
 
 
 def show(report: Report, console: Console | None = None) -> None:
-    """Print the verdict and every table; on standard output unless a console is given."""
+    """Print the verdict and the tables that fit; on standard output unless a console is given."""
     require("rich", "train")
     from rich.console import Console
     from rich.text import Text
@@ -28,7 +28,7 @@ def show(report: Report, console: Console | None = None) -> None:
     out.print(Text(tables.verdict(report), style="bold green" if holds else "bold yellow"))
     for sentence in tables.findings(report):
         out.print(Text(sentence))
-    for table in tables.tables(report):
+    for table in tables.brief(report):
         out.print()
         out.print(_table(table))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -60,6 +59,7 @@ def evaluate(run: Run, bundle: Bundle, device: Device | None = None) -> Report:
         space=run.anchor.space,
         environment=_environment(run),
         data=_data(run),
+        recipe=_portable(run.recipe),
         models=_models(run),
         headline=_headline(matrices[0]) if ALONE in sides else None,
         criterion=criterion,
@@ -197,7 +197,6 @@ def _data(run: Run) -> dict[str, str]:
         "protocol": run.test.description,
         "image size": f"{run.recipe.data.size} px",
         "seed": str(run.recipe.seed),
-        "recipe": json.dumps(_portable(run.recipe), sort_keys=True),
     }
 
 
