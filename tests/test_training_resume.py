@@ -178,3 +178,13 @@ def test_a_black_box_has_no_head_to_train_against(arrays: Path, uninterrupted: P
     )
     assert done.returncode == 2
     assert "needs the anchor's class prototypes" in done.stderr
+
+
+def test_a_run_from_before_a_key_existed_continues(arrays: Path, uninterrupted: Path) -> None:
+    path = uninterrupted / "recipe.json"
+    recipe = json.loads(path.read_text())
+    del recipe["student"]["dimension"]
+    path.write_text(json.dumps(recipe))
+    done = train(arrays, uninterrupted)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text())["student"]["dimension"] == "equal"

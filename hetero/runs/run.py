@@ -65,9 +65,8 @@ class Run:
         """Start or continue a run; RecipeError when the folder holds a run of another recipe."""
         fields = recipe.model_dump(mode="json")
         if (folder / _RECIPE).exists():
-            changed = [
-                key for key in _differences(read_json(folder / _RECIPE), fields) if key not in _WHEREABOUTS
-            ]
+            stored = validated(read_json(folder / _RECIPE)).model_dump(mode="json")  # with newer defaults
+            changed = [key for key in _differences(stored, fields) if key not in _WHEREABOUTS]
             if changed:
                 raise RecipeError(
                     f"{folder} holds a run of another recipe (differs in {', '.join(changed[:3])}): "
