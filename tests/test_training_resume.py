@@ -138,10 +138,10 @@ def test_a_brought_anchor_gives_the_same_student(arrays: Path, uninterrupted: Pa
     assert student["weights_sha256"] == weights(uninterrupted)["student"]
 
 
-def test_a_black_box_anchor_trains_a_student_into_its_space(
-    arrays: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
-    vectors = tmp_path / "vectors"
+@pytest.fixture(scope="module")
+def vectors(arrays: Path, uninterrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The anchor as a black box: its embeddings of every split."""
+    folder = tmp_path_factory.mktemp("box") / "vectors"
     embed = [
         sys.executable,
         "-m",
@@ -150,9 +150,15 @@ def test_a_black_box_anchor_trains_a_student_into_its_space(
         str(uninterrupted / "anchor"),
         str(arrays),
         "-o",
-        str(vectors),
+        str(folder),
     ]
     subprocess.run(embed, check=True, env=environment(), capture_output=True)
+    return folder
+
+
+def test_a_black_box_anchor_trains_a_student_into_its_space(
+    arrays: Path, uninterrupted: Path, vectors: Path, tmp_path: Path
+) -> None:
     done = train(
         arrays, tmp_path / "box", f"anchor.source={vectors}", "student.alone=false", "gates.criterion=false"
     )
@@ -160,19 +166,7 @@ def test_a_black_box_anchor_trains_a_student_into_its_space(
     assert store.load(tmp_path / "box" / "student").space == store.load(uninterrupted / "anchor").space
 
 
-def test_a_black_box_has_no_head_to_train_against(arrays: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    vectors = tmp_path / "vectors"
-    embed = [
-        sys.executable,
-        "-m",
-        "hetero",
-        "embed",
-        str(uninterrupted / "anchor"),
-        str(arrays),
-        "-o",
-        str(vectors),
-    ]
-    subprocess.run(embed, check=True, env=environment(), capture_output=True)
+def test_a_black_box_has_no_head_to_train_against(arrays: Path, vectors: Path, tmp_path: Path) -> None:
     done = train(
         arrays, tmp_path / "box", f"anchor.source={vectors}", "student.objective=[{term: frozen_head}]"
     )
