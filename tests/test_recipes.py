@@ -95,3 +95,11 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> None
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no recipe file"):
         resolve(str(tmp_path / "none.yaml"))
+
+
+def test_a_network_of_another_family_replaces_the_whole_network(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("student:\n  network: {kind: residual, widths: [8, 16], depths: [1, 1]}\n")
+    network = resolve(str(path)).student.network
+    assert network.kind == "residual"
+    assert network.widths == (8, 16)

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
 import venv
 import zipfile
 from pathlib import Path
@@ -65,12 +64,9 @@ def test_the_wheel_holds_three_packages_and_their_data(wheel: Path) -> None:
 
 
 def test_help_without_extras(device: Path) -> None:
-    started = time.perf_counter()
     done = subprocess.run([device / "hetero", "--help"], capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     assert "doctor" in done.stdout
-    assert seconds < 3  # 0.1 s on an idle machine; a bound against importing torch, not a timing
 
 
 def test_a_verb_that_needs_more_says_so(device: Path) -> None:

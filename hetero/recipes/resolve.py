@@ -69,10 +69,15 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _merge(fields: dict[str, Any], changes: dict[str, Any], prefix: str) -> None:
     for key, value in changes.items():
         _known(key, fields, prefix)
-        if isinstance(value, dict) and isinstance(fields[key], dict):
+        if isinstance(value, dict) and isinstance(fields[key], dict) and _same_kind(value, fields[key]):
             _merge(fields[key], value, f"{prefix}{key}.")
         else:
             fields[key] = _expanded(key, value)
+
+
+def _same_kind(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether the keys of `new` change `old`; a network of another family has other keys and replaces it."""
+    return bool(new.get("kind", old.get("kind")) == old.get("kind"))
 
 
 def _override(fields: dict[str, Any], pair: str) -> None:

@@ -10,7 +10,6 @@ RUN/report/              report.html, report.md, report.json
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -220,10 +219,6 @@ class Run:
             return LiveTargets(self.items, encoder)
         views = Views(self.items, self.recipe.data.augment, student.views, self.recipe.seed)
         return CachedTargets(self.folder / "anchor" / "views", views, encoder)
-
-    def forget(self, stage: str) -> None:
-        """Remove a stage's results, so that it is done again."""
-        shutil.rmtree(self.folder / stage, ignore_errors=True)
 
 
 def _differences(old: object, new: object, prefix: str = "") -> list[str]:
