@@ -141,6 +141,13 @@ class Run:
         config, anchor = self.recipe.student, self.anchor
         return self._trained(_Training("student", self._network, config.objective, config.fit, anchor))
 
+    def cache_views(self) -> None:
+        """Embed the training views by the anchor, where that is still to be done.
+
+        Students of one run that are trained in several processes need it done before.
+        """
+        self._targets(self.anchor)
+
     def student_by(self, objective: tuple[TermConfig, ...], fit: FitConfig, name: str) -> Model:
         """Another student of this run, by another objective or schedule, kept in RUN/`name`.
 
