@@ -22,9 +22,11 @@ from hetero.report import (
     ModelRow,
     ParityRow,
     Report,
+    Versus,
     colours,
     html,
     markdown,
+    wording,
 )
 from hetero.report.terminal import print_matrix
 from hetero.retrieval import (
@@ -35,6 +37,7 @@ from hetero.retrieval import (
     bootstrap,
     compatibility_criterion,
     cross_evaluate,
+    paired_difference,
     retention_interval,
 )
 from hetero_devices.errors import HeteroError
@@ -99,6 +102,17 @@ def sample(names: tuple[str, str, str] = ("anchor", "student", "student alone"))
         ),
         criterion=compatibility_criterion(scores(student, anchor), scores(alone, alone)),
         retention=retention_interval(scores(student, anchor), scores(anchor, anchor)),
+        versus=tuple(
+            Versus(
+                metric=RECALL_AT_1,
+                other=other,
+                comparison=paired_difference(scores(student, anchor), scores(*pair)),
+            )
+            for other, pair in {
+                "its own gallery": (student, student),
+                "the paragon": (anchor, anchor),
+            }.items()
+        ),
         matrices=(cross.matrix(RECALL_AT_1), cross.matrix(MAP)),
         parity=tuple(
             ParityRow(
@@ -200,6 +214,9 @@ def test_the_page_shows_every_number_with_its_side(report: Report) -> None:
     assert report.criterion is not None
     assert "The compatibility criterion holds" in page.text
     assert report.criterion.sentence in page.text
+    assert "changes by" in page.text
+    for row in report.versus:
+        assert wording.points(row.comparison.difference) in page.text
     for estimate in (report.headline.paragon, report.headline.asymmetric, report.headline.alone):
         assert f"{100 * estimate.value:.1f}" in page.text
         assert f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}" in page.text
@@ -275,6 +292,7 @@ def test_markdown_holds_every_table_and_the_terminal_those_that_fit(report: Repo
     printed = stream.getvalue()
     for title in (
         "Gates",
+        "What asymmetric search gains and loses",
         "Compatibility matrix: Recall@1",
         "Compatibility matrix: mAP",
         "Latency and size",

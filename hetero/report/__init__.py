@@ -9,6 +9,7 @@ from hetero.report.model import (
     ModelRow,
     ParityRow,
     Report,
+    Versus,
 )
 from hetero.report.terminal import show
 
@@ -20,6 +21,7 @@ __all__ = [
     "ModelRow",
     "ParityRow",
     "Report",
+    "Versus",
     "read",
     "show",
     "write",

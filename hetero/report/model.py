@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from hetero.retrieval.compatibility import Criterion
-from hetero.retrieval.intervals import Estimate
+from hetero.retrieval.intervals import Comparison, Estimate
 from hetero.retrieval.matrix import Matrix
 from hetero_devices.errors import HeteroError, require
 from hetero_devices.space import Space
@@ -38,6 +38,18 @@ class Headline:
     asymmetric: Estimate
     symmetric: Estimate
     alone: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versus:
+    """The student's queries in the anchor's gallery minus another search by the same queries.
+
+    other: what it is compared with, in words. Wins and losses are queries: PFR and NFR are their shares.
+    """
+
+    metric: str
+    other: str
+    comparison: Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +149,7 @@ class Report:
     headline: Headline | None = None
     criterion: Criterion | None = None
     retention: Estimate | None = None
+    versus: tuple[Versus, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     parity: tuple[ParityRow, ...] = ()
     latency: tuple[LatencyRow, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hetero.report import wording
-from hetero.report.model import Report
+from hetero.report.model import Report, Versus
 from hetero.retrieval.matrix import Cell, Matrix
 from hetero.retrieval.metrics import display_name
 
@@ -47,10 +47,25 @@ def findings(report: Report) -> list[str]:
             f"{wording.percent(report.retention.value)} % (95 % interval {wording.bounds(report.retention)})"
         )
         sentences.append(f"Against the anchor's own gallery the student keeps {kept} of the anchor's score.")
+    sentences += [_own_gallery(report.versus[0])] if report.versus else []
     if report.gates:
         passed = sum(gate.passed for gate in report.gates)
         sentences.append(f"{passed} of {len(report.gates)} gates passed.")
     return sentences
+
+
+def _own_gallery(versus: Versus) -> str:
+    """Whether the anchor's gallery serves the student better than one of its own would."""
+    difference = versus.comparison.difference
+    verdict = "no difference beyond chance"
+    if difference.low > 0:
+        verdict = "the anchor's gallery serves it better"
+    elif difference.high < 0:
+        verdict = "its own gallery would serve it better"
+    return (
+        f"Against a search in {versus.other} the student's {display_name(versus.metric)} changes by "
+        f"{wording.points(difference)} points: {verdict}."
+    )
 
 
 def brief(report: Report) -> list[Table]:
@@ -84,6 +99,7 @@ def tables(report: Report) -> list[Table]:
     """Every table that has rows, in reading order."""
     found = [
         headline(report),
+        versus(report),
         gates(report),
         *(matrix(each) for each in report.matrices),
         parity(report),
@@ -107,6 +123,25 @@ def headline(report: Report) -> Table:
         _row("Symmetric, trained alone", "student*, student*", wording.scored(scores.alone)),
     )
     return Table(f"Result: {display_name(scores.metric)}", "", columns, rows)
+
+
+def versus(report: Report) -> Table:
+    """Paired by query; a difference whose interval contains 0 is not called better or worse."""
+    note = "The student's queries in the anchor's gallery, minus each other search, query by query."
+    columns = ("asymmetric search against", "metric", "difference, points", "won", "lost", "p", "test")
+    rows = tuple(
+        _row(
+            row.other,
+            display_name(row.metric),
+            wording.points(row.comparison.difference),
+            str(row.comparison.wins),
+            str(row.comparison.losses),
+            wording.quantity(row.comparison.p_value),
+            row.comparison.test,
+        )
+        for row in report.versus
+    )
+    return Table("What asymmetric search gains and loses", note, columns, rows)
 
 
 def gates(report: Report) -> Table:

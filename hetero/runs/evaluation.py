@@ -10,12 +10,13 @@ import numpy as np
 
 from hetero.models.cost import Cost
 from hetero.recipes.recipe import Recipe
-from hetero.report import Figure, Headline, LatencyRow, ModelRow, ParityRow, Report
+from hetero.report import Figure, Headline, LatencyRow, ModelRow, ParityRow, Report, Versus
 from hetero.report.examples import examples_figure
 from hetero.retrieval import (
     MAP,
     MAP_AT_R,
     RECALL_AT_1,
+    Comparison,
     Criterion,
     CrossEvaluation,
     Estimate,
@@ -64,6 +65,7 @@ def evaluate(run: Run, bundle: Bundle, device: Device | None = None) -> Report:
         headline=_headline(matrices[0]) if ALONE in sides else None,
         criterion=criterion,
         retention=_retention(crossed),
+        versus=_versus(crossed, sides),
         matrices=matrices,
         parity=parity,
         latency=latency,
@@ -89,6 +91,23 @@ def _retention(crossed: CrossEvaluation) -> Estimate:
     asymmetric = crossed[STUDENT, ANCHOR].per_query(RECALL_AT_1)
     paragon = crossed[ANCHOR, ANCHOR].per_query(RECALL_AT_1)
     return retention_interval(asymmetric, paragon, clusters=asymmetric.labels)
+
+
+def _versus(crossed: CrossEvaluation, sides: Mapping[str, Sides]) -> tuple[Versus, ...]:
+    """Asymmetric search against what the student finds in its own gallery, the paragon, and the control."""
+    others = {"its own gallery": (STUDENT, STUDENT), "the paragon": (ANCHOR, ANCHOR)}
+    if ALONE in sides:
+        others["trained alone"] = (ALONE, ALONE)
+    return tuple(
+        Versus(metric=metric, other=name, comparison=_against(crossed, metric, pair))
+        for name, pair in others.items()
+        for metric in (RECALL_AT_1, MAP)
+    )
+
+
+def _against(crossed: CrossEvaluation, metric: str, pair: tuple[str, str]) -> Comparison:
+    asymmetric, other = (crossed[q, g].per_query(metric) for q, g in ((STUDENT, ANCHOR), pair))
+    return paired_difference(asymmetric, other, clusters=asymmetric.labels)
 
 
 def _headline(matrix: Matrix) -> Headline:
