@@ -4,7 +4,7 @@ Omniglot (unseen alphabets, a gallery of one drawer) and Caltech-101 (classes 0-
 data set has one anchor, whose embeddings of the training views are cached and shared. Of each
 candidate's four settings (`objectives_grid.py`), trained for a part of the steps, the one with the best
 asymmetric mAP on validation classes, seed 0, is trained in full with every seed, and only then looks at
-the test classes. Writes results/objectives*.{json,md}. Each training and each scoring is a file in work/,
+the test classes. Writes results/objectives*.{json,md,png}. Each training and each scoring is a file in work/,
 so that the same command continues after a kill. Trainings run side by side in processes of one thread.
 
     python benchmarks/objectives.py --root DATA                                two cores, two hours
@@ -40,7 +40,8 @@ from hetero_devices.errors import RecipeError
 from hetero_devices.files import atomic_file
 from hetero_devices.space import Embeddings
 from objectives_grid import CANDIDATES, SETTINGS, Setting
-from objectives_table import METRICS, Row, Scores, fields, table
+from objectives_plot import plot
+from objectives_table import METRICS, Row, Scores, fields, reference_fields, table
 
 Split = Literal["validation", "test"]
 
@@ -249,7 +250,10 @@ def section(bench: Bench, options: argparse.Namespace) -> tuple[str, dict[str, A
         "anchor on both sides": [bench.paragon()],
         "student trained alone": [bench.alone(seed) for seed in range(options.seeds)],
     }
-    return table(bench.data, rows, references), fields(rows)
+    return table(bench.data, rows, references), {
+        "rows": fields(rows),
+        "references": reference_fields(references),
+    }
 
 
 def main() -> None:
@@ -261,9 +265,9 @@ def main() -> None:
     page += "\n" + "\n".join(text for text, _ in parts.values())
     command = f"python benchmarks/objectives.py --scale {options.scale} --seeds {options.seeds}"
     stamp = results.stamp(command, ", ".join(options.data), 0)
-    results.write(
-        _name(options), {"stamp": stamp, "data": {d: found for d, (_, found) in parts.items()}}, page
-    )
+    found = {data: fields for data, (_, fields) in parts.items()}
+    results.write(_name(options), {"stamp": stamp, "data": found}, page)
+    plot(results.RESULTS / f"{_name(options)}.png", found)
     print(page)
 
 

@@ -65,6 +65,21 @@ def fields(rows: Sequence[Row]) -> dict[str, Any]:
     return {row.name: _fields(row, baseline) for row in ordered(rows)}
 
 
+def reference_fields(references: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
+    """The models that no objective is asked of, for the JSON."""
+    return {name: _sides(scores) for name, scores in references.items()}
+
+
+def _sides(scores: Sequence[Scores]) -> dict[str, Any]:
+    return {column: asdict(estimate) for column, estimate in _summaries(scores).items()}
+
+
+def _summaries(scores: Sequence[Scores]) -> dict[str, Estimate]:
+    return {
+        f"{side} {metric}": _summary(scores, side, metric) for side in Scores._fields for metric in METRICS
+    }
+
+
 def _baseline(rows: Sequence[Row]) -> Row | None:
     return next((row for row in rows if row.name == BASELINE), None)
 
@@ -82,9 +97,7 @@ def _fields(row: Row, baseline: Row | None) -> dict[str, Any]:
 
 def _estimates(row: Row, baseline: Row | None) -> dict[str, Estimate]:
     scores = row.scores
-    columns = {
-        f"{side} {metric}": _summary(scores, side, metric) for side in Scores._fields for metric in METRICS
-    }
+    columns = _summaries(scores)
     if baseline is not None and row.name != BASELINE:
         columns["gain"] = _difference(
             _column(scores, "asymmetric", MAP), _column(baseline.scores, "asymmetric", MAP)
