@@ -18,6 +18,7 @@ from hetero_devices.bundle import MANIFEST
 from hetero_devices.errors import BundleError, DataError, HeteroError, ModelError, RecipeError
 from hetero_devices.space import Preprocessing, Space
 from hetero_export.bundle import write_bundle
+from hetero_export.calibration import Calibration
 
 SIZE = 16
 
@@ -56,7 +57,11 @@ def pixels(count: int) -> npt.NDArray[np.uint8]:
 
 def export(network: nn.Module, folder: Path, **changes: Any) -> None:
     model = Model(Deploy(network, Preprocessing(size=SIZE)), preset("elastic-xs"), Space("ab" * 8, 8))
-    arguments: dict[str, Any] = {"calibration": pixels(8), "golden": pixels(4), "precisions": ("fp32",)}
+    arguments: dict[str, Any] = {
+        "calibration": Calibration(pixels(8)),
+        "golden": pixels(4),
+        "precisions": ("fp32",),
+    }
     write_bundle(model, folder, name="failing", source={}, **(arguments | changes))
 
 
@@ -88,11 +93,18 @@ def test_failing_in_the_second_format_keeps_the_older_bundle(tmp_path: Path) -> 
     ("changes", "words"),
     [
         ({"formats": ("coreml",)}, "there is no format 'coreml' to export: known are onnx, tflite"),
-        ({"precisions": ("int4",)}, "there is no precision 'int4' to export: known are fp32, int8"),
+        (
+            {"precisions": ("int4",)},
+            "there is no precision 'int4' of onnx to export: known are fp32, fp16, dynamic, int8, mixed",
+        ),
+        (
+            {"precisions": ("int8_io",)},
+            "there is no precision 'int8_io' of onnx to export: known are fp32, fp16, dynamic, int8, mixed",
+        ),
         ({"precisions": ()}, "precisions to export are none"),
         ({"formats": ("onnx", "onnx")}, "formats to export are onnx, onnx: name each wanted one once"),
     ],
-    ids=["format", "precision", "none", "twice"],
+    ids=["format", "precision", "combination", "none", "twice"],
 )
 def test_unknown_choices_are_refused_at_once(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError) as caught:
@@ -106,14 +118,49 @@ def test_unknown_choices_are_refused_at_once(tmp_path: Path, changes: dict[str, 
     [
         ({"golden": pixels(4).astype(np.float32)}, "images are float32"),
         ({"golden": pixels(4)[:, :8]}, f"expected uint8 [N, {SIZE}, {SIZE}, 3]"),
-        ({"calibration": pixels(1), "precisions": ("int8",)}, "1 calibration images do not show"),
+        ({"calibration": None, "precisions": ("mixed",)}, "static int8 needs calibration images"),
     ],
-    ids=["golden type", "golden size", "one calibration image"],
+    ids=["golden type", "golden size", "no calibration images"],
 )
 def test_unusable_images_are_refused_at_once(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError) as caught:
         export(Colours(), tmp_path / "bundle", **changes)
     assert_one_line(caught.value, words)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (pixels(1), "1 calibration images do not show the range"),
+        (np.full((9, SIZE, SIZE, 3), np.nan, np.float32), "calibration images are float32"),
+        (pixels(9).astype(np.int64), "calibration images are int64"),
+        (np.repeat(pixels(1), 9, axis=0), "all the same"),
+        (pixels(9)[0], r"expected uint8 \[K, S, S, 3\]"),
+    ],
+    ids=["one image", "NaN", "dtype", "constant", "no batch"],
+)
+def test_unusable_calibration_images_are_named(images: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Calibration(images)
+
+
+@pytest.mark.parametrize(
+    ("method", "percentile", "message"),
+    [
+        ("kl", 99.99, "there is no calibration method 'kl': known are minmax, percentile, entropy, mse"),
+        ("percentile", 100.1, "percentile is 100.1: give one above 50 and at most 100"),
+        ("percentile", 50, "percentile is 50"),
+        ("percentile", float("nan"), "percentile is nan"),
+    ],
+)
+def test_unusable_calibration_settings_are_named(method: Any, percentile: float, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Calibration(pixels(8), method, percentile)
+
+
+def test_too_few_training_images_are_no_mistake_where_none_are_needed(tmp_path: Path) -> None:
+    export(Colours(), tmp_path / "bundle", calibration=None, precisions=("fp32", "fp16", "dynamic"))
+    assert (tmp_path / "bundle" / MANIFEST).is_file()
 
 
 def test_broken_weights_are_refused(tmp_path: Path) -> None:

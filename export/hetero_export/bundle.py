@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,7 @@ from hetero import __version__
 from hetero.models.encoder import TorchEncoder, check_images
 from hetero.models.store import Model
 from hetero.progress import track
+from hetero.recipes.recipe import MixedConfig
 from hetero_devices import runtimes
 from hetero_devices.bundle import (
     CARD,
@@ -30,15 +30,17 @@ from hetero_devices.bundle import (
     Manifest,
     ModelFile,
     Precision,
+    check_choice,
     model_name,
 )
 from hetero_devices.errors import BundleError, ModelError
 from hetero_devices.files import atomic_directory, write_json
 from hetero_devices.runtimes import Format
 from hetero_devices.verify import cosine_distance
+from hetero_export.calibration import Calibration, Images
 from hetero_export.card import card
-from hetero_export.converting import Images, check_calibration, exportable
-from hetero_export.formats import EXPORTERS, check_choice
+from hetero_export.converting import exportable
+from hetero_export.formats import EXPORTERS, needed, needs_calibration
 from hetero_export.quiet import quiet
 from hetero_export.tolerance import tolerance
 
@@ -50,17 +52,18 @@ def write_bundle(
     folder: Path,
     *,
     name: str,
-    calibration: Images,
     golden: Images,
     source: dict[str, Any],
+    calibration: Calibration | None = None,
     formats: Sequence[Format] = ("onnx", "tflite"),
     precisions: Sequence[Precision] = ("fp32", "int8"),
+    mixed: MixedConfig | None = None,
 ) -> Bundle:
     """Export `model` in every format and precision into `folder`, replacing an older bundle there.
 
-    calibration: uint8 [K, S, S, 3], K >= 8, training images for the quantisers. golden: uint8 [G, S, S, 3],
-    images by which a device checks itself; their vectors are the torch network's in float32.
-    source: where the weights come from, free JSON. Same model and images: same bytes.
+    golden: uint8 [G, S, S, 3], images by which a device checks itself; their vectors are the torch network's
+    in float32. source: where the weights come from, free JSON. calibration: for the precisions that are
+    static int8. mixed: limits of the precision of that name. Same model and images: same bytes.
 
     Raises RecipeError for an unknown format or precision, DataError for unusable images, ModelError for a
     network that does not convert or whose exports lose its space, BundleError when `folder` is in the way.
@@ -68,17 +71,17 @@ def write_bundle(
     check_choice(formats, precisions)
     _check_replaceable(folder)
     check_images(golden, model.deploy.preprocessing.size)
-    if set(precisions) != {"fp32"}:
-        check_calibration(calibration)
+    if needs_calibration(precisions):
+        needed(calibration)
     vectors = _golden_vectors(model, golden)
     with atomic_directory(folder) as root:
         _write_golden(root, golden, vectors)
-        for format in track(formats, "Exporting"):
-            _write_models(root, format, precisions, model, name, calibration)
         models = [
-            _record(root, format, precision, golden, vectors)
-            for format in formats
-            for precision in precisions
+            _record(root, format, precision, golden, vectors, found)
+            for format in track(formats, "Exporting")
+            for precision, found in _write_models(
+                root, format, precisions, model, name, calibration, mixed or MixedConfig()
+            )
         ]
         (root / CARD).write_text(card(name, model, models, len(golden)))
         write_json(root / MANIFEST, _manifest(root, name, model, models, len(golden), source).to_json())
@@ -107,19 +110,22 @@ def _write_golden(root: Path, golden: Images, vectors: Vectors) -> None:
 
 
 def _write_models(
-    root: Path, format: Format, precisions: Sequence[Precision], model: Model, name: str, calibration: Images
-) -> None:
-    """All precisions of one format; float32 is made in any case, the others are quantised from it."""
+    root: Path,
+    format: Format,
+    precisions: Sequence[Precision],
+    model: Model,
+    name: str,
+    calibration: Calibration | None,
+    mixed: MixedConfig,
+) -> Iterator[tuple[Precision, dict[str, Any]]]:
+    """All precisions of one format, made from its float32 file; what was found out while writing each."""
     exporter = EXPORTERS[format]
     with tempfile.TemporaryDirectory() as work:
         source = Path(work) / model_name(format, "fp32")
         exporter.export(model.deploy, source, _file_metadata(model, name))
         for precision in precisions:
             target = root / model_name(format, precision)
-            if precision == "fp32":
-                shutil.copyfile(source, target)
-            else:
-                exporter.quantisers[precision](source, target, calibration)
+            yield precision, exporter.variants[precision].write(source, target, calibration, mixed)
 
 
 def _file_metadata(model: Model, name: str) -> dict[str, str]:
@@ -134,9 +140,16 @@ def _file_metadata(model: Model, name: str) -> dict[str, str]:
     }
 
 
-def _record(root: Path, format: Format, precision: Precision, golden: Images, vectors: Vectors) -> ModelFile:
+def _record(
+    root: Path,
+    format: Format,
+    precision: Precision,
+    golden: Images,
+    vectors: Vectors,
+    found: dict[str, Any],
+) -> ModelFile:
     """Run the written file on the golden images and record how close it came."""
-    exporter, file = EXPORTERS[format], model_name(format, precision)
+    variant, file = EXPORTERS[format].variants[precision], model_name(format, precision)
     with quiet():
         embeddings = runtimes.load(root / file).run(golden)
     distance = float(cosine_distance(embeddings, vectors).max())
@@ -144,9 +157,9 @@ def _record(root: Path, format: Format, precision: Precision, golden: Images, ve
         root,
         format,
         precision,
-        input_dtype=exporter.input_dtype,
+        input_dtype=variant.input_dtype,
         tolerance=tolerance(precision, distance, file),
-        details={**exporter.details[precision], "golden_distance": round(distance, 8)},
+        details={**variant.details, **found, "golden_distance": round(distance, 8)},
     )
 
 

@@ -64,7 +64,8 @@ assert (1 - (vectors * np.load("golden/vectors.npy")).sum(axis=1)).max() <= {tol
 
 def card(name: str, model: Model, models: Sequence[ModelFile], golden: int) -> str:
     """The bundle's README.md; `golden`: the number of golden images."""
-    smallest = {file.format: file for file in sorted(models, key=lambda file: -file.bytes)}
+    float_out = [file for file in models if not file.precision.endswith("_io")]  # others need normalising
+    smallest = {file.format: file for file in sorted(float_out, key=lambda file: -file.bytes)}
     cost, preprocessing = model.cost, model.deploy.preprocessing
     return _CARD.format(
         name=name,

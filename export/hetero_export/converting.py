@@ -1,25 +1,15 @@
-"""What all conversions share: silence, one kind of error, an untouched network, checked calibration."""
+"""What all conversions share: silence, one kind of error, an untouched network."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from hetero.models.deploy import Deploy
-from hetero_devices import runtimes
-from hetero_devices.errors import DataError, HeteroError, ModelError
+from hetero_devices.errors import HeteroError, ModelError
 from hetero_devices.runtimes.base import one_line
 from hetero_export.quiet import quiet
-
-MINIMUM_CALIBRATION = 8
-"""Fewer images do not show the range of an activation; 100 or more of the real kind are advised."""
-
-Images = npt.NDArray[np.uint8]
 
 
 @contextmanager
@@ -44,25 +34,3 @@ def _root(error: BaseException) -> Exception:
 def exportable(deploy: Deploy) -> Deploy:
     """A copy on the CPU, in evaluation mode and without gradients; the caller's module is not touched."""
     return copy.deepcopy(deploy).cpu().eval().requires_grad_(False)
-
-
-def check_calibration(images: npt.NDArray[np.generic]) -> None:
-    """Raise DataError unless `images` is uint8 [K, S, S, 3] with K >= 8, not all the same."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        found = f"{images.dtype} {list(images.shape)}"
-        raise DataError(f"calibration images are {found}, expected uint8 [K, S, S, 3]: pass camera bytes")
-    if len(images) < MINIMUM_CALIBRATION:
-        raise DataError(
-            f"{len(images)} calibration images do not show the range of activations: "
-            f"give at least {MINIMUM_CALIBRATION}, better 100, of the kind the model will meet"
-        )
-    if (images == images[0]).all():
-        raise DataError(f"the {len(images)} calibration images are all the same: give different ones")
-
-
-def check_runs(source: Path, images: Images) -> None:
-    """Raise DataError unless the images fit the model at `source`, ModelError unless it runs them."""
-    try:
-        runtimes.load(source).run(images[:2])
-    except DataError as error:
-        raise DataError(f"calibration {error}") from None

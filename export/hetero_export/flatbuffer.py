@@ -11,10 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from hetero_devices.errors import require
+from hetero_devices.errors import ModelError, require
+from hetero_devices.runtimes.base import OUTPUT
+from hetero_export.layers import Layer, grouped
 
 METADATA = "hetero"
 """Name of our metadata entry; its buffer holds a JSON object of strings."""
+
+SIGNATURE = "serving_default"
+
+UNIT_NORM = f"^unit_norm|{SIGNATURE}_{OUTPUT}"
+"""Regular expression of the names of the tensors that the unit norm computes."""
 
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _MODULE = re.compile(r"[\w.]+\.[A-Za-z0-9]+_(\w+)")  # package.Class_attribute, as the converter writes it
@@ -66,15 +73,90 @@ def module_path(name: str) -> str:
 
 def front_tensors(content: bytes) -> set[str]:
     """Names of the tensors before the first layer with weights: the pixels, up to their normalisation."""
-    tools = require("ai_edge_litert.tools.flatbuffer_utils", "export")
     model = _parse(content)
     graph = model.subgraphs[0]
     front = set(graph.inputs)
     for operator in graph.operators:
-        if tools.opcode_to_name(model, operator.opcodeIndex) in _WEIGHTED:
+        if _type(model, operator) in _WEIGHTED:
             break
         front.update(operator.outputs)
-    return {_text(graph.tensors[index].name) for index in front}
+    return {_name(graph, index) for index in front}
+
+
+def computed_tensors(content: bytes) -> dict[str, int]:
+    """Name -> index of the float32 tensors that are no constants."""
+    float32 = require("ai_edge_litert.schema_py_generated", "export").TensorType.FLOAT32
+    graph = _parse(content).subgraphs[0]
+    indices = {*graph.inputs, *(index for operator in graph.operators for index in operator.outputs)}
+    return {_name(graph, i): int(i) for i in sorted(indices) if graph.tensors[i].type == float32}
+
+
+def input_tensors(content: bytes) -> list[str]:
+    """Names of the graph's inputs."""
+    graph = _parse(content).subgraphs[0]
+    return [_name(graph, index) for index in graph.inputs]
+
+
+def layers(content: bytes) -> tuple[Layer, ...]:
+    """The layers, each named by the last torch module that its weighted operator contains."""
+    model = _parse(content)
+    graph = model.subgraphs[0]
+    groups = grouped(graph.operators, lambda operator: _type(model, operator) in _WEIGHTED)
+    if not groups:
+        raise ModelError(f"the network has no {', '.join(_WEIGHTED)} to quantise: export fp32 only")
+    outputs = [[_name(graph, operator.outputs[0]) for operator in group] for group in groups]
+    modules = [names[0].partition(";")[0] for names in outputs]
+    return tuple(
+        Layer(
+            module if modules.count(module) == 1 else names[0],
+            _type(model, group[0]),
+            _macs(model, group[0]),
+            tuple(names),
+        )
+        for module, names, group in zip(modules, outputs, groups, strict=True)
+    )
+
+
+def _macs(model: Any, operator: Any) -> int:
+    """Multiply-accumulates of one run: outputs times the weights behind each of them."""
+    tensors = model.subgraphs[0].tensors
+    outputs = int(np.prod(tensors[operator.outputs[0]].shape))
+    weights = [int(extent) for extent in tensors[operator.inputs[1]].shape]  # [O, ..., I], or [1, h, w, C]
+    depthwise = _type(model, operator) == "DEPTHWISE_CONV_2D"
+    return outputs * int(np.prod(weights[1:3] if depthwise else weights[1:]))
+
+
+def without_unit_norm(content: bytes) -> bytes:
+    """The model with what enters its unit norm as its output; ModelError where there is no unit norm."""
+    model = _parse(content)
+    graph = model.subgraphs[0]
+    tail = [o for o in graph.operators if re.search(UNIT_NORM, _name(graph, o.outputs[0]))]
+    inside = {index for operator in tail for index in operator.outputs}
+    computed = {index for operator in graph.operators for index in operator.outputs} - inside
+    entering = {index for operator in tail for index in operator.inputs} & computed
+    if len(entering) != 1:
+        raise ModelError(f"{len(entering)} tensors enter the unit norm, expected one: export float ends only")
+    graph.operators = [operator for operator in graph.operators if operator not in tail]
+    graph.outputs = list(entering)
+    (model.signatureDefs[0].outputs[0].tensorIndex,) = entering
+    return _pack(model)
+
+
+def output_quantisation(content: bytes) -> dict[str, Any]:
+    """Scale and zero point of an integer output, for a manifest."""
+    graph = _parse(content).subgraphs[0]
+    parameters = graph.tensors[graph.outputs[0]].quantization
+    scale, zero_point = float(parameters.scale[0]), int(parameters.zeroPoint[0])
+    return {"scale": scale, "zero_point": zero_point, "unit_norm": "divide q - zero_point by its length"}
+
+
+def _type(model: Any, operator: Any) -> str:
+    tools = require("ai_edge_litert.tools.flatbuffer_utils", "export")
+    return str(tools.opcode_to_name(model, operator.opcodeIndex))
+
+
+def _name(graph: Any, index: int) -> str:
+    return _text(graph.tensors[index].name)
 
 
 def _text(name: bytes | str) -> str:

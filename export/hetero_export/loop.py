@@ -10,32 +10,44 @@ import numpy.typing as npt
 from hetero import report as reports
 from hetero.data.imageset import Images
 from hetero.models.store import weights_digest
+from hetero.recipes.recipe import ExportConfig
 from hetero.report import Report
 from hetero.runs import Run
 from hetero.runs.evaluation import evaluate
 from hetero_devices.bundle import MANIFEST, Bundle
 from hetero_devices.devices import Device
 from hetero_export.bundle import write_bundle
+from hetero_export.calibration import Calibration
+from hetero_export.formats import needs_calibration
 
 
-def export_run(run: Run, folder: Path | None = None) -> Bundle:
-    """Export the run's student as a bundle (default RUN/bundle); a bundle of this very student is kept."""
-    folder = folder or run.folder / "bundle"
-    digest = weights_digest(run.student.deploy.network).hex()
+def export_run(run: Run, folder: Path | None = None, config: ExportConfig | None = None) -> Bundle:
+    """Export the run's student as a bundle in `folder` (default RUN/bundle), as `config` or its recipe says.
+
+    A bundle of this very student and configuration is kept.
+    """
+    folder, config = folder or run.folder / "bundle", config or run.recipe.export
+    digest, wanted = weights_digest(run.student.deploy.network).hex(), config.model_dump(mode="json")
     if (folder / MANIFEST).is_file():
         bundle = Bundle.open(folder)
-        if bundle.manifest.source.get("weights_sha256") == digest:
+        source = bundle.manifest.source
+        if (source.get("weights_sha256"), source.get("export", wanted)) == (digest, wanted):
             return bundle
-    config = run.recipe.export
     return write_bundle(
         run.student,
         folder,
         name=run.recipe.name,
-        calibration=_balanced(run, config.calibration),
+        calibration=_calibration(run, config),
         golden=run.splits.train.select(_spread(len(run.splits.train), config.golden)).images,
         formats=config.formats,
         precisions=config.precisions,
-        source={"recipe": run.recipe.name, "seed": run.recipe.seed, "weights_sha256": digest},
+        mixed=config.mixed,
+        source={
+            "recipe": run.recipe.name,
+            "seed": run.recipe.seed,
+            "weights_sha256": digest,
+            "export": wanted,
+        },
     )
 
 
@@ -46,6 +58,14 @@ def carry_out(run: Run, device: Device | None = None) -> tuple[Report, Path]:
         _ = run.alone
     report = evaluate(run, bundle, device)
     return report, reports.write(report, run.folder / "report")
+
+
+def _calibration(run: Run, config: ExportConfig) -> Calibration | None:
+    """None where no precision asks for it: then too few training images are no mistake."""
+    if not needs_calibration(config.precisions):
+        return None
+    chosen = config.calibration
+    return Calibration(_balanced(run, chosen.images), chosen.method, chosen.percentile)
 
 
 def _balanced(run: Run, count: int) -> Images:

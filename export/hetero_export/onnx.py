@@ -72,6 +72,12 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def save(model: Any, path: Path) -> None:
-    """Write a ModelProto, whole or not at all; the same model gives the same bytes."""
+    """Write a ModelProto, whole or not at all."""
     with atomic_file(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.write_bytes(serialised(model))
+
+
+def serialised(model: Any) -> bytes:
+    """A ModelProto as bytes; the same model gives the same bytes."""
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

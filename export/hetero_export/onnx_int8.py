@@ -9,81 +9,87 @@ u8/u8 is as safe and a little closer to float32, but ran slower than float32 on 
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hetero_devices.errors import require
-from hetero_devices.runtimes.base import INPUT
+from hetero_devices.files import atomic_file
 from hetero_export import onnx as onnx_files
-from hetero_export.converting import Images, check_calibration, check_runs, converting
+from hetero_export import onnx_graph
+from hetero_export.calibration import Calibration, check_runs
+from hetero_export.clipping import Range
+from hetero_export.converting import converting
+from hetero_export.layers import Layer, members
 
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
-_BLOCK = 8  # images per calibration run; all activations of a block are held at once
 
-
-def quantise_onnx(source: Path, target: Path, calibration: Images) -> None:
+def quantise_onnx(source: Path, target: Path, calibration: Calibration) -> dict[str, Any]:
     """Quantise the float32 file `source` into `target`; inputs, outputs and metadata stay the same.
 
-    calibration: uint8 [K, S, S, 3] of the kind the model will meet (never test images).
-    Raises DataError for unusable calibration images, ModelError when the model does not quantise.
+    Returns what a manifest should say of it. Raises DataError for unusable calibration images, ModelError
+    when the model does not quantise, RecipeError for an unknown layer to keep in float.
     """
-    with converting("int8 ONNX"), tempfile.TemporaryDirectory() as work:
-        check_calibration(calibration)
-        check_runs(source, calibration)
-        model = _quantise(source, Path(work), calibration)
-        onnx_files.set_metadata(model, onnx_files.read_metadata(source))
-    onnx_files.save(model, target)
+    content = StaticOnnx(source, calibration).content(calibration.keep_float)
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(content)
+    return {"calibration": calibration.describe()}
 
 
-def _quantise(source: Path, work: Path, calibration: Images) -> Any:
-    onnx = require("onnx", "export")
-    shapes = require("onnxruntime.quantization.shape_inference", "export")
-    ort = require("onnxruntime.quantization", "export")
-    shapes.quant_pre_process(str(source), str(work / "prepared.onnx"))
-    prepared = onnx.load(str(work / "prepared.onnx"))
-    first, last = _weighted_span(prepared)
-    nodes = list(prepared.graph.node)
-    ort.quantize_static(
-        str(work / "prepared.onnx"),
-        str(work / "quantised.onnx"),
-        _Blocks(calibration),
-        quant_format=ort.QuantFormat.QDQ,
+class StaticOnnx:
+    """A float32 file with the ranges of its activations, to be quantised any number of times."""
+
+    def __init__(self, source: Path, calibration: Calibration) -> None:
+        """Run the calibration images. Raises DataError and ModelError as `quantise_onnx`."""
+        with converting("int8 ONNX"):
+            check_runs(source, calibration.images)
+            self._metadata = onnx_files.read_metadata(source)
+            self._model = onnx_graph.prepared(source)
+            self.layers: tuple[Layer, ...] = onnx_graph.layers(self._model)
+            found = calibration.ranges(lambda: onnx_graph.activations(self._model, calibration.images))
+            self._ranges = found | _pixel_range(self._model)
+
+    def content(self, keep_float: Collection[str] = ()) -> bytes:
+        """The quantised file; deterministic. RecipeError for a layer that is not in `layers`."""
+        excluded = members(self.layers, keep_float)
+        with converting("int8 ONNX"):
+            model = _quantise(self._model, self._ranges, excluded)
+            onnx_files.set_metadata(model, self._metadata)
+            return onnx_files.serialised(model)
+
+
+def _quantise(prepared: Any, ranges: dict[str, Range], excluded: list[str]) -> Any:
+    """What `onnxruntime.quantization.quantize_static` does after its own calibration."""
+    onnx, ort = require("onnx", "export"), require("onnxruntime.quantization", "export")
+    calibrate = require("onnxruntime.quantization.calibrate", "export")
+    registry = require("onnxruntime.quantization.registry", "export")
+    model = onnx.ModelProto()
+    model.CopyFrom(prepared)
+    inside = onnx_graph.span(prepared)
+    outside = [*model.graph.node[: inside.start], *model.graph.node[inside.stop :]]
+    limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    quantizer = require("onnxruntime.quantization.qdq_quantizer", "export").QDQQuantizer(
+        model,
         per_channel=True,
         reduce_range=True,
-        activation_type=ort.QuantType.QUInt8,
-        weight_type=ort.QuantType.QInt8,
-        nodes_to_exclude=[node.name for node in nodes[:first] + nodes[last + 1 :]],
-        extra_options={"TensorQuantOverrides": _pixel_range(prepared, nodes[first].input[0])},
+        weight_qType=ort.QuantType.QInt8,
+        activation_qType=ort.QuantType.QUInt8,
+        tensors_range=calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, limits),
+        nodes_to_quantize=[],
+        nodes_to_exclude=[*(node.name for node in outside), *excluded],
+        op_types_to_quantize=sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry}),
+        extra_options={},
     )
-    return onnx.load(str(work / "quantised.onnx"))
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model
 
 
-def _weighted_span(model: Any) -> tuple[int, int]:
-    """Indices of the first and last node with weights: the float front and tail lie outside."""
-    weighted = [index for index, node in enumerate(model.graph.node) if node.op_type in _WEIGHTED]
-    return weighted[0], weighted[-1]
-
-
-def _pixel_range(model: Any, tensor: str) -> dict[str, list[dict[str, Any]]]:
+def _pixel_range(model: Any) -> dict[str, Range]:
     """Pin the range of the normalised pixels to that of 0..255, whatever the calibration images hold."""
-    front = require("onnx.utils", "export").Extractor(model).extract_model([INPUT], [tensor])
-    evaluator = require("onnx.reference", "export").ReferenceEvaluator(front)
+    tensor = model.graph.node[onnx_graph.span(model).start].input[0]
     size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    pixels = np.stack([np.full((size, size, 3), value, np.uint8) for value in (0, 255)])
-    (normalised,) = evaluator.run(None, {INPUT: pixels})
-    return {tensor: [{"rmin": normalised.min(), "rmax": normalised.max()}]}
-
-
-class _Blocks:
-    """Calibration images in blocks, in the form onnxruntime's calibrator reads."""
-
-    def __init__(self, images: Images) -> None:
-        starts = range(0, len(images), _BLOCK)
-        self._blocks = iter([images[start : start + _BLOCK] for start in starts])
-
-    def get_next(self) -> dict[str, Images] | None:
-        block = next(self._blocks, None)
-        return None if block is None else {INPUT: block}
+    extremes = np.stack([np.full((size, size, 3), value, np.uint8) for value in (0, 255)])
+    normalised = onnx_graph.front(model, tensor, extremes)
+    return {tensor: (float(normalised.min()), float(normalised.max()))}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+from hetero_devices.bundle import Precision
 
 SPLITS = ("train", "validation", "test")
 
@@ -18,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--split", type=click.Choice([*SPLITS, "all"]), default="all", show_default=True)
 @click.option("--format", "format_", type=click.Choice(["onnx", "tflite"]), default="onnx", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
 @seed_option
 @json_option

@@ -11,6 +11,8 @@ from hetero.data.augment import AugmentConfig
 from hetero.models.build import NetworkConfig, preset
 from hetero.objectives.terms import MarginSoftmaxConfig, Need, RegressionConfig, TermConfig
 from hetero.training.optimizer import FitConfig
+from hetero_devices.bundle import Precision, check_choice
+from hetero_devices.runtimes.base import Format
 
 
 class DataConfig(Config):
@@ -69,13 +71,49 @@ class StudentConfig(Config):
     alone_objective: tuple[TermConfig, ...] = Field(default=(MarginSoftmaxConfig(),), min_length=1)
 
 
+CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
+
+
+class CalibrationConfig(Config):
+    """How static int8 chooses the ranges of activations; a bare integer is the number of images.
+
+    method: the extremes of the values seen, the range that keeps `percentile` % of them, the one that
+    distorts their distribution least (entropy), or the one of the least squared error.
+    """
+
+    images: int = Field(default=256, ge=2, description="training images, from as many classes as there are")
+    method: CalibrationMethod = "minmax"
+    percentile: float = Field(default=99.99, gt=50, le=100, description="of the values, by that method")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, written: object) -> object:
+        number = isinstance(written, int) and not isinstance(written, bool)
+        return {"images": written} if number else written
+
+
+class MixedConfig(Config):
+    """Precision `mixed`: int8 with the most sensitive layers in float32, until either limit is reached."""
+
+    target: float = Field(default=1e-4, gt=0, le=2, description="mean 1 - cosine against float32")
+    max_macs: float = Field(default=0.25, ge=0, le=1, description="share of multiply-accumulates in float32")
+    max_layers: int | None = Field(default=None, ge=0, description="layers in float32")
+    images: int = Field(default=64, ge=1, description="calibration images by which layers are compared")
+
+
 class ExportConfig(Config):
     """Which artefacts a bundle holds; calibration images come from the training classes."""
 
-    formats: tuple[Literal["onnx", "tflite"], ...] = Field(default=("onnx", "tflite"), min_length=1)
-    precisions: tuple[Literal["fp32", "int8"], ...] = Field(default=("fp32", "int8"), min_length=1)
-    calibration: int = Field(default=256, ge=2, description="images")
+    formats: tuple[Format, ...] = Field(default=("onnx", "tflite"), min_length=1)
+    precisions: tuple[Precision, ...] = Field(default=("fp32", "int8"), min_length=1)
+    calibration: CalibrationConfig = CalibrationConfig()
+    mixed: MixedConfig = MixedConfig()
     golden: int = Field(default=16, ge=1, description="images whose vectors travel with the bundle")
+
+    @model_validator(mode="after")
+    def _in_every_format(self) -> ExportConfig:
+        check_choice(self.formats, self.precisions)
+        return self
 
 
 class GateConfig(Config):

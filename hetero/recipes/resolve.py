@@ -29,6 +29,18 @@ def resolve(source: str, overrides: Sequence[str] = ()) -> Recipe:
     return validated(fields)
 
 
+def overridden(recipe: Recipe, overrides: Sequence[str], section: str) -> Recipe:
+    """The recipe changed by pairs that may only reach into one section; RecipeError as `resolve`."""
+    fields = _fields(recipe)
+    for pair in overrides:
+        if not pair.startswith(f"{section}."):
+            raise RecipeError(
+                f"override {pair!r} is not of {section}: here only {section}.KEY=VALUE is changed"
+            )
+        _override(fields, pair)
+    return validated(fields)
+
+
 def validated(fields: dict[str, Any]) -> Recipe:
     """Plain fields -> recipe; RecipeError in one line."""
     try:

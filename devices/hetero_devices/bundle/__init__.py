@@ -5,12 +5,14 @@ from hetero_devices.bundle.manifest import (
     GOLDEN_IMAGES,
     GOLDEN_VECTORS,
     MANIFEST,
+    PRECISIONS,
     SCHEMA_VERSION,
     FileRecord,
     Golden,
     Manifest,
     ModelFile,
     Precision,
+    check_choice,
     model_name,
 )
 from hetero_devices.bundle.reader import Bundle
@@ -20,6 +22,7 @@ __all__ = [
     "GOLDEN_IMAGES",
     "GOLDEN_VECTORS",
     "MANIFEST",
+    "PRECISIONS",
     "SCHEMA_VERSION",
     "Bundle",
     "FileRecord",
@@ -27,5 +30,6 @@ __all__ = [
     "Manifest",
     "ModelFile",
     "Precision",
+    "check_choice",
     "model_name",
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from hetero_devices import strict
-from hetero_devices.errors import BundleError
+from hetero_devices.errors import BundleError, RecipeError
 from hetero_devices.files import sha256_file
 from hetero_devices.runtimes.base import Format
 from hetero_devices.space import Preprocessing, Space
@@ -20,7 +20,15 @@ CARD = "README.md"
 GOLDEN_IMAGES = "golden/images.npy"
 GOLDEN_VECTORS = "golden/vectors.npy"
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "dynamic", "int8", "int8_io", "uint8_io", "mixed"]
+"""float32; float16 weights; int8 weights with ranges taken at each run; static int8, with float or integer
+ends; static int8 with some layers in float32."""
+
+PRECISIONS: Final[Mapping[Format, tuple[Precision, ...]]] = {
+    "onnx": ("fp32", "fp16", "dynamic", "int8", "mixed"),
+    "tflite": get_args(Precision),
+}
+"""What each format can be written in."""
 
 # ASCII words joined by single slashes; a part may not begin with a dot, which also rules out "." and "..".
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -30,6 +38,22 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def model_name(format: Format, precision: Precision) -> str:
     """The file name of a model inside a bundle, e.g. `model.int8.tflite`."""
     return f"model.{precision}.{format}"
+
+
+def check_choice(formats: Sequence[str], precisions: Sequence[str]) -> None:
+    """Raise RecipeError unless every format can be written in every precision, each named once."""
+    _check_names("format", formats, tuple(PRECISIONS), "to export")
+    for format, there in PRECISIONS.items():
+        if format in formats:
+            _check_names("precision", precisions, there, f"of {format} to export")
+
+
+def _check_names(what: str, names: Sequence[str], known: Sequence[str], which: str) -> None:
+    for name in names:
+        if name not in known:
+            raise RecipeError(f"there is no {what} {name!r} {which}: known are {', '.join(known)}")
+    if not names or len(set(names)) < len(names):
+        raise RecipeError(f"{what}s to export are {', '.join(names) or 'none'}: name each wanted one once")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+import re
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,35 @@ def check_embeddings(embeddings: npt.NDArray[Any], count: int, model: str) -> np
 def broken_contract(model: str, found: str, expected: str) -> ModelError:
     """The error for a model whose inputs or outputs are not those of an exported student."""
     return ModelError(f"{model} has {found}, expected {expected}: export it with 'hetero export'")
+
+
+_UNLOADABLE: Final = (
+    (
+        r"Unsupported model IR version.*|Current official support for domain \S+ is till opset \d+"
+        r"|Didn't find op for builtin opcode '\w+' version '\d+'|Model provided is schema version .*",
+        "the file is newer than this runtime: update it, or export with an older version",
+    ),
+    (
+        r"No Op registered for .*|No opset import for domain .*|Encountered unresolved custom op: \w+",
+        "this runtime lacks an operator of the model: update it, or choose a network without that operator",
+    ),
+    (
+        r"Protobuf parsing failed|The model is not a valid Flatbuffer buffer|codec can't decode byte",
+        "the file is damaged: copy it again or export it again",
+    ),
+)
+"""What the runtimes say when they cannot load a file, and what to do about it."""
+
+
+def unloadable(model: str, runtime: str, error: Exception) -> ModelError:
+    """The error for a file that a runtime cannot load: its own words, and a remedy where there is one."""
+    text = " ".join(str(error).split())
+    for pattern, remedy in _UNLOADABLE:
+        if found := re.search(pattern, text):
+            return ModelError(
+                f"cannot load {model} with {runtime}: {one_line(ValueError(found[0]))}; {remedy}"
+            )
+    return ModelError(f"cannot load {model} with {runtime}: {one_line(error)}")
 
 
 def one_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from hetero_devices.runtimes.base import (
     check_embeddings,
     check_images,
     one_line,
+    unloadable,
 )
 
 # How the bytes 0..255 enter: input dtype -> accepted (scale, zero point); a scale of 0 is "not quantised".
@@ -28,9 +29,10 @@ _QUANTISATION: dict[str, tuple[tuple[float, int], ...]] = {
 
 
 class LiteRTSession:
-    """A TFLite file: input `image` [1, H, W, 3], output `embedding` float32 [1, D].
+    """A TFLite file: input `image` [1, H, W, 3], output `embedding` [1, D].
 
     The input is float32 holding 0..255, or uint8, or int8 holding pixel - 128; images are run one by one.
+    The output is a float32 unit vector, or an int8 or uint8 vector of any length, which `run` normalises.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
@@ -41,7 +43,7 @@ class LiteRTSession:
             self._interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
             self._interpreter.allocate_tensors()
         except Exception as error:  # ValueError and RuntimeError, by the build also others
-            raise ModelError(f"cannot load {path.name} with LiteRT: {one_line(error)}") from None
+            raise unloadable(path.name, "LiteRT", error) from None
         self._input, self._output = self._check_contract()
         self._dtype = np.dtype(self._input["dtype"])
         self._details = {
@@ -71,8 +73,15 @@ class LiteRTSession:
             self._interpreter.invoke()
         except Exception as error:
             raise ModelError(f"LiteRT failed on {self._name}: {one_line(error)}") from None
-        embedding: npt.NDArray[np.float32] = self._interpreter.get_tensor(self._output["index"])[0]
-        return embedding
+        embedding: npt.NDArray[Any] = self._interpreter.get_tensor(self._output["index"])[0]
+        return embedding if embedding.dtype == np.float32 else self._direction(embedding)
+
+    def _direction(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Unit vector of quantised values; the scale does not matter, the zero point does."""
+        centred = codes.astype(np.float32) - np.float32(self._output["quantization"][1])
+        length = np.sqrt((centred * centred).sum() + np.float32(1e-12))
+        unit: npt.NDArray[np.float32] = centred / length
+        return unit
 
     def _pixels(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         if self._dtype == np.int8:
@@ -88,8 +97,9 @@ class LiteRTSession:
         if not _is_image(source):
             expected = "[1, H, W, 3] float32, uint8 of scale 1, or int8 of scale 1 and zero point -128"
             raise broken_contract(self._name, f"input {_describe(source)}", expected)
-        if target["dtype"] is not np.float32 or len(target["shape"]) != 2 or target["shape"][0] != 1:
-            raise broken_contract(self._name, f"output {_describe(target)}", "[1, D] float32")
+        if not _is_embedding(target):
+            expected = "[1, D] float32, or int8 or uint8 with a scale"
+            raise broken_contract(self._name, f"output {_describe(target)}", expected)
         return source, target
 
 
@@ -97,6 +107,12 @@ def _is_image(tensor: dict[str, Any]) -> bool:
     shape = list(tensor["shape"])
     accepted = _QUANTISATION.get(np.dtype(tensor["dtype"]).name, ())
     return len(shape) == 4 and shape[0] == 1 and shape[3] == 3 and tuple(tensor["quantization"]) in accepted
+
+
+def _is_embedding(tensor: dict[str, Any]) -> bool:
+    quantised = tensor["dtype"] in (np.int8, np.uint8) and tensor["quantization"][0] > 0
+    shape = list(tensor["shape"])
+    return len(shape) == 2 and shape[0] == 1 and (quantised or tensor["dtype"] is np.float32)
 
 
 def _describe(tensor: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from hetero_devices.runtimes.base import (
     check_embeddings,
     check_images,
     one_line,
+    unloadable,
 )
 
 _BLOCK = 32  # images per call: bounds the memory of the activations
@@ -33,9 +34,11 @@ class OnnxSession:
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:  # the runtime's exceptions share no narrower base
-            raise ModelError(f"cannot load {path.name} with ONNX Runtime: {one_line(error)}") from None
+            raise unloadable(path.name, "ONNX Runtime", error) from None
         self._name = path.name
         self._height, self._width = self._check_contract()
         self._details = {
