@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +35,7 @@ from hetero_devices.bundle import (
 from hetero_devices.errors import BundleError, ModelError
 from hetero_devices.files import atomic_directory, write_json
 from hetero_devices.runtimes import Format
+from hetero_devices.space import check_same
 from hetero_devices.verify import cosine_distance
 from hetero_export.card import card
 from hetero_export.converting import Images, check_calibration, exportable
@@ -55,26 +56,35 @@ def write_bundle(
     source: dict[str, Any],
     formats: Sequence[Format] = ("onnx", "tflite"),
     precisions: Sequence[Precision] = ("fp32", "int8"),
+    finished: Mapping[Format, Model] | None = None,
 ) -> Bundle:
     """Export `model` in every format and precision into `folder`, replacing an older bundle there.
 
     calibration: uint8 [K, S, S, 3], K >= 8, training images for the quantisers. golden: uint8 [G, S, S, 3],
     images by which a device checks itself; their vectors are the torch network's in float32.
-    source: where the weights come from, free JSON. Same model and images: same bytes.
+    source: where the weights come from, free JSON. finished: by format, the model whose int8 file is
+    written instead of `model`'s; golden vectors stay those of `model`. Same models and images: same bytes.
 
     Raises RecipeError for an unknown format or precision, DataError for unusable images, ModelError for a
-    network that does not convert or whose exports lose its space, BundleError when `folder` is in the way.
+    network that does not convert or whose exports lose its space, SpaceMismatch for a finished model of
+    another space, BundleError when `folder` is in the way.
     """
     check_choice(formats, precisions)
     _check_replaceable(folder)
     check_images(golden, model.deploy.preprocessing.size)
     if set(precisions) != {"fp32"}:
         check_calibration(calibration)
+    finished = finished or {}
+    for format, other in finished.items():
+        check_same(model.space, other.space, "the model", f"the model finished for {format} int8")
     vectors = _golden_vectors(model, golden)
     with atomic_directory(folder) as root:
         _write_golden(root, golden, vectors)
         for format in track(formats, "Exporting"):
-            _write_models(root, format, precisions, model, name, calibration)
+            part = [p for p in precisions if p != "int8"] if format in finished else precisions
+            _write_models(root, format, part, model, name, calibration)
+            if format in finished and "int8" in precisions:
+                _write_models(root, format, ("int8",), finished[format], name, calibration)
         models = [
             _record(root, format, precision, golden, vectors)
             for format in formats

@@ -9,33 +9,43 @@ import numpy.typing as npt
 
 from hetero import report as reports
 from hetero.data.imageset import Images
-from hetero.models.store import weights_digest
+from hetero.models.store import Model, weights_digest
 from hetero.report import Report
 from hetero.runs import Run
 from hetero.runs.evaluation import evaluate
+from hetero.runs.finishing import finished
 from hetero_devices.bundle import MANIFEST, Bundle
 from hetero_devices.devices import Device
+from hetero_devices.runtimes import Format
 from hetero_export.bundle import write_bundle
 
 
 def export_run(run: Run, folder: Path | None = None) -> Bundle:
-    """Export the run's student as a bundle (default RUN/bundle); a bundle of this very student is kept."""
+    """Export the run's student as a bundle (default RUN/bundle); a bundle of this very student is kept.
+
+    Where the recipe says `student.quantised`, int8 files are of the student finished for their format.
+    """
     folder = folder or run.folder / "bundle"
-    digest = weights_digest(run.student.deploy.network).hex()
+    config = run.recipe.export
+    calibration = _balanced(run, config.calibration)
+    for_int8 = _finished(run, calibration)
+    weights = {"weights_sha256": _digest(run.student)}
+    if for_int8:
+        weights |= {f"{format}_int8_weights_sha256": _digest(model) for format, model in for_int8.items()}
     if (folder / MANIFEST).is_file():
         bundle = Bundle.open(folder)
-        if bundle.manifest.source.get("weights_sha256") == digest:
+        if weights.items() <= bundle.manifest.source.items():
             return bundle
-    config = run.recipe.export
     return write_bundle(
         run.student,
         folder,
         name=run.recipe.name,
-        calibration=_balanced(run, config.calibration),
+        calibration=calibration,
         golden=run.splits.train.select(_spread(len(run.splits.train), config.golden)).images,
         formats=config.formats,
         precisions=config.precisions,
-        source={"recipe": run.recipe.name, "seed": run.recipe.seed, "weights_sha256": digest},
+        source={"recipe": run.recipe.name, "seed": run.recipe.seed, **weights},
+        finished=for_int8,
     )
 
 
@@ -46,6 +56,18 @@ def carry_out(run: Run, device: Device | None = None) -> tuple[Report, Path]:
         _ = run.alone
     report = evaluate(run, bundle, device)
     return report, reports.write(report, run.folder / "report")
+
+
+def _finished(run: Run, calibration: Images) -> dict[Format, Model]:
+    """The students whose int8 artefacts are written in place of the float student's; none by default."""
+    config = run.recipe.export
+    if run.recipe.student.quantised is None or "int8" not in config.precisions:
+        return {}
+    return {format: finished(run, format, calibration) for format in config.formats}
+
+
+def _digest(model: Model) -> str:
+    return weights_digest(model.deploy.network).hex()
 
 
 def _balanced(run: Run, count: int) -> Images:
