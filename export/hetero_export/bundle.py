@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -36,11 +36,12 @@ from hetero_devices.bundle import (
 from hetero_devices.errors import BundleError, ModelError
 from hetero_devices.files import atomic_directory, write_json
 from hetero_devices.runtimes import Format
+from hetero_devices.space import check_same
 from hetero_devices.verify import cosine_distance
 from hetero_export.calibration import Calibration, Images
 from hetero_export.card import card
 from hetero_export.converting import exportable
-from hetero_export.formats import EXPORTERS, needed, needs_calibration
+from hetero_export.formats import EXPORTERS, INTEGER, needed, needs_calibration
 from hetero_export.quiet import quiet
 from hetero_export.tolerance import tolerance
 
@@ -58,34 +59,53 @@ def write_bundle(
     formats: Sequence[Format] = ("onnx", "tflite"),
     precisions: Sequence[Precision] = ("fp32", "int8"),
     mixed: MixedConfig | None = None,
+    finished: Mapping[Format, Model] | None = None,
 ) -> Bundle:
     """Export `model` in every format and precision into `folder`, replacing an older bundle there.
 
     golden: uint8 [G, S, S, 3], images by which a device checks itself; their vectors are the torch network's
     in float32. source: where the weights come from, free JSON. calibration: for the precisions that are
-    static int8. mixed: limits of the precision of that name. Same model and images: same bytes.
+    static int8. mixed: limits of the precision of that name. finished: by format, the model whose int8 files
+    (all but `mixed`) are written instead of `model`'s; golden vectors stay those of `model`.
+    Same models and images: same bytes.
 
     Raises RecipeError for an unknown format or precision, DataError for unusable images, ModelError for a
-    network that does not convert or whose exports lose its space, BundleError when `folder` is in the way.
+    network that does not convert or whose exports lose its space, SpaceMismatch for a finished model of
+    another space, BundleError when `folder` is in the way.
     """
     check_choice(formats, precisions)
     _check_replaceable(folder)
     check_images(golden, model.deploy.preprocessing.size)
     if needs_calibration(precisions):
         needed(calibration)
+    finished = finished or {}
+    for format, other in finished.items():
+        check_same(model.space, other.space, "the model", f"the model finished for {format} int8")
     vectors = _golden_vectors(model, golden)
     with atomic_directory(folder) as root:
         _write_golden(root, golden, vectors)
         models = [
             _record(root, format, precision, golden, vectors, found)
             for format in track(formats, "Exporting")
+            for source_model, part in _by_model(precisions, model, finished.get(format))
             for precision, found in _write_models(
-                root, format, precisions, model, name, calibration, mixed or MixedConfig()
+                root, format, part, source_model, name, calibration, mixed or MixedConfig()
             )
         ]
         (root / CARD).write_text(card(name, model, models, len(golden)))
         write_json(root / MANIFEST, _manifest(root, name, model, models, len(golden), source).to_json())
     return Bundle.open(folder)
+
+
+def _by_model(
+    precisions: Sequence[Precision], model: Model, finished: Model | None
+) -> list[tuple[Model, list[Precision]]]:
+    """Which precisions are written from which model."""
+    if finished is None:
+        return [(model, list(precisions))]
+    integer = [precision for precision in precisions if precision in INTEGER]
+    others = [precision for precision in precisions if precision not in INTEGER]
+    return [pair for pair in ((model, others), (finished, integer)) if pair[1]]
 
 
 def _check_replaceable(folder: Path) -> None:

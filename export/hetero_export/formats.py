@@ -28,6 +28,10 @@ Write = Callable[[Path, Path, Calibration | None, MixedConfig], dict[str, Any]]
 """(float32 file, file to write, calibration, limits of `mixed`) -> what the manifest should say of it."""
 
 
+INTEGER: tuple[Precision, ...] = ("int8", "int8_io", "uint8_io")
+"""Static int8 throughout: what a student can be finished for."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One precision of a format. write: from the float32 file; details: what is always true of it."""

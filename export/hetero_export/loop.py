@@ -9,45 +9,47 @@ import numpy.typing as npt
 
 from hetero import report as reports
 from hetero.data.imageset import Images
-from hetero.models.store import weights_digest
+from hetero.models.store import Model, weights_digest
 from hetero.recipes.recipe import ExportConfig
 from hetero.report import Report
 from hetero.runs import Run
 from hetero.runs.evaluation import evaluate
+from hetero.runs.finishing import finished
 from hetero_devices.bundle import MANIFEST, Bundle
 from hetero_devices.devices import Device
+from hetero_devices.errors import RecipeError
+from hetero_devices.runtimes import Format
 from hetero_export.bundle import write_bundle
 from hetero_export.calibration import Calibration
-from hetero_export.formats import needs_calibration
+from hetero_export.formats import INTEGER, needs_calibration
 
 
 def export_run(run: Run, folder: Path | None = None, config: ExportConfig | None = None) -> Bundle:
     """Export the run's student as a bundle in `folder` (default RUN/bundle), as `config` or its recipe says.
 
-    A bundle of this very student and configuration is kept.
+    A bundle of these very weights and configuration is kept. Where the recipe says `student.quantised`, int8
+    files are of the student finished for their format.
     """
     folder, config = folder or run.folder / "bundle", config or run.recipe.export
-    digest, wanted = weights_digest(run.student.deploy.network).hex(), config.model_dump(mode="json")
+    calibration = _calibration(run, config)
+    for_int8 = _finished(run, config, calibration)
+    source = {"weights_sha256": _digest(run.student), "export": config.model_dump(mode="json")}
+    source |= {f"{format}_int8_weights_sha256": _digest(model) for format, model in for_int8.items()}
     if (folder / MANIFEST).is_file():
         bundle = Bundle.open(folder)
-        source = bundle.manifest.source
-        if (source.get("weights_sha256"), source.get("export", wanted)) == (digest, wanted):
+        if source.items() <= ({"export": source["export"]} | bundle.manifest.source).items():
             return bundle
     return write_bundle(
         run.student,
         folder,
         name=run.recipe.name,
-        calibration=_calibration(run, config),
+        calibration=calibration,
         golden=run.splits.train.select(_spread(len(run.splits.train), config.golden)).images,
         formats=config.formats,
         precisions=config.precisions,
         mixed=config.mixed,
-        source={
-            "recipe": run.recipe.name,
-            "seed": run.recipe.seed,
-            "weights_sha256": digest,
-            "export": wanted,
-        },
+        source={"recipe": run.recipe.name, "seed": run.recipe.seed, **source},
+        finished=for_int8,
     )
 
 
@@ -66,6 +68,22 @@ def _calibration(run: Run, config: ExportConfig) -> Calibration | None:
         return None
     chosen = config.calibration
     return Calibration(_balanced(run, chosen.images), chosen.method, chosen.percentile)
+
+
+def _finished(run: Run, config: ExportConfig, calibration: Calibration | None) -> dict[Format, Model]:
+    """The students whose int8 artefacts are written in place of the float student's; none by default."""
+    if run.recipe.student.quantised is None or calibration is None or not set(INTEGER) & {*config.precisions}:
+        return {}
+    if calibration.method != "minmax":
+        raise RecipeError(
+            f"student.quantised takes the ranges that images show, export.calibration.method "
+            f"{calibration.method!r} would cut them: leave it at minmax"
+        )
+    return {format: finished(run, format, calibration.images) for format in config.formats}
+
+
+def _digest(model: Model) -> str:
+    return weights_digest(model.deploy.network).hex()
 
 
 def _balanced(run: Run, count: int) -> Images:

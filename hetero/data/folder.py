@@ -28,6 +28,10 @@ class FolderSource:
             listing.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
         return f"folder {listing.hexdigest()} {self.group_pattern}"
 
+    def names(self) -> list[str]:
+        """The images, relative to the folder and sorted; whatever folders they lie in."""
+        return self._listing()[0]
+
     def records(self) -> Sequence[Record]:
         """One record an image, by name. DataError for an empty folder, an empty class, or a loop of links."""
         names, folders = self._listing()

@@ -10,6 +10,7 @@ from hetero.config import Config
 from hetero.data.augment import AugmentConfig
 from hetero.models.build import NetworkConfig, preset
 from hetero.objectives.terms import MarginSoftmaxConfig, Need, RegressionConfig, TermConfig
+from hetero.quantisation.config import QuantisedConfig
 from hetero.training.optimizer import FitConfig
 from hetero_devices.bundle import Precision, check_choice
 from hetero_devices.runtimes.base import Format
@@ -69,6 +70,9 @@ class StudentConfig(Config):
     )
     alone: bool = True
     alone_objective: tuple[TermConfig, ...] = Field(default=(MarginSoftmaxConfig(),), min_length=1)
+    quantised: QuantisedConfig | None = Field(
+        default=None, description="how it is finished for int8, if at all"
+    )
 
 
 CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]

@@ -4,6 +4,7 @@ RUN/recipe.json          the resolved recipe
 RUN/environment.json     machine and versions
 RUN/anchor/              model.json, weights, head, views/ (cached embeddings), metrics.jsonl
 RUN/student/, RUN/alone/ the compatible student, and the same network trained without the anchor
+RUN/student-FORMAT-int8/ the student finished for that format's int8 artefact, where the recipe says so
 RUN/bundle/              the exported artefact
 RUN/report/              report.html, report.md, report.json
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hetero.data import QueryGallery, Splits, load, protocol
 from hetero.models import anchor as anchors
@@ -146,7 +148,7 @@ class Run:
 
         Students of one run that are trained in several processes need it done before.
         """
-        self._targets(self.anchor)
+        self.targets(self.anchor)
 
     def student_by(self, objective: tuple[TermConfig, ...], fit: FitConfig, name: str) -> Model:
         """Another student of this run, by another objective or schedule, kept in RUN/`name`.
@@ -183,11 +185,13 @@ class Run:
 
     def _train(self, training: _Training, folder: Path) -> None:
         recipe, dim = self.recipe, training.network.output_dim
-        given = self._given(training.anchor, dim)
+        targets = self.targets(training.anchor) if training.anchor else None
+        given = given_by(
+            self.items, targets, dim, training.anchor.head if training.anchor else None, recipe.seed
+        )
         torch.manual_seed(recipe.seed)
         deploy = Deploy(build(training.network), self.preprocessing)
         objective = Objective(training.objective, given)
-        targets = self._targets(training.anchor) if training.anchor else None
         batches = Batches(self.items, recipe.data.augment, training.fit.batch, recipe.seed, targets)
         fit = Fit(deploy, objective, training.fit, folder, recipe.seed)
         trained = fit.run(batches).to("cpu")
@@ -202,18 +206,8 @@ class Run:
         )
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _given(self, anchor: Anchor | None, dim: int) -> Given:
-        classes, seed = self.items.classes, self.recipe.seed
-        if anchor is None:
-            return Given(classes, dim, anchor=False, head=None, seed=seed)
-
-        def reference() -> Reference:
-            labels = self.items.labels(np.arange(len(self.items)))
-            return Reference(self._targets(anchor).reference(), labels)
-
-        return Given(classes, dim, anchor=True, head=anchor.head, reference=cache(reference), seed=seed)
-
-    def _targets(self, anchor: Anchor) -> Targets:
+    def targets(self, anchor: Anchor) -> Targets:
+        """The anchor's embeddings of the training items, as the recipe says: cached, live or stored."""
         if anchor.encoder is None:
             if self.recipe.data.rotations:
                 raise DataError(
@@ -226,6 +220,19 @@ class Run:
             return LiveTargets(self.items, encoder)
         views = Views(self.items, self.recipe.data.augment, student.views, self.recipe.seed)
         return CachedTargets(self.folder / "anchor" / "views", views, encoder)
+
+
+def given_by(
+    items: TrainingItems, targets: Targets | None, dim: int, head: Tensor | None, seed: int
+) -> Given:
+    """What an objective may be built from: training items and, where there is a teacher, its embeddings."""
+    if targets is None:
+        return Given(items.classes, dim, anchor=False, head=None, seed=seed)
+
+    def reference() -> Reference:
+        return Reference(targets.reference(), items.labels(np.arange(len(items))))
+
+    return Given(items.classes, dim, anchor=True, head=head, reference=cache(reference), seed=seed)
 
 
 def _differences(old: object, new: object, prefix: str = "") -> list[str]:

@@ -1,0 +1,121 @@
+"""The network as the converters see it, batch norms folded into the layers before them, and the way back."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from hetero.quantisation.operators import Kind, kind
+from hetero_devices.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Folded:
+    """graph: the folded network; norms: for each layer by name, the batch norm that was folded into it."""
+
+    graph: fx.GraphModule
+    norms: dict[str, str | None]
+
+    def layer(self, name: str) -> nn.Conv2d | nn.Linear:
+        layer = self.graph.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        return layer
+
+
+def fold(network: nn.Module) -> Folded:
+    """A folded copy of `network` in eval mode: the same function up to float rounding.
+
+    network: float32 [N, 3, S, S] -> float32 [N, D]. Raises ModelError when it cannot be traced by torch.fx,
+    holds an operator that is not simulated, uses a layer twice, or does not end in a layer.
+    """
+    graph = _traced(network)
+    norms = {str(node.target): _fold_into(node, graph) for node in _layers(graph)}
+    graph.graph.lint()
+    graph.recompile()
+    _check(graph)
+    return Folded(graph, norms)
+
+
+def unfold(network: nn.Module, weights: dict[str, tuple[Tensor, Tensor | None]], folded: Folded) -> nn.Module:
+    """A copy of `network` that computes with the given weight and bias of each layer.
+
+    Batch norms stay in place, so that the state dict is one of the same architecture, and only add the bias.
+    """
+    changed = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        for name, (weight, bias) in weights.items():
+            layer, norm = changed.get_submodule(name), folded.norms[name]
+            layer.get_parameter("weight").copy_(weight)
+            if norm is not None:
+                assert bias is not None
+                _pass_through(changed.get_submodule(norm), bias)
+                bias = None if layer.bias is None else torch.zeros_like(bias)
+            if bias is not None:
+                layer.get_parameter("bias").copy_(bias)
+    return changed
+
+
+def _traced(network: nn.Module) -> fx.GraphModule:
+    copied = copy.deepcopy(network).cpu().eval()
+    for module in copied.modules():
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010 - a value may be looked at again after its activation
+    try:
+        return fx.symbolic_trace(copied)
+    except Exception as error:  # whatever the network's own code raises on a symbolic input
+        raise ModelError(
+            f"the network cannot be finished for int8: torch.fx does not trace it "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _layers(graph: fx.GraphModule) -> list[fx.Node]:
+    """Calls of convolutions and linear layers, in order."""
+    return [
+        node
+        for node in graph.graph.nodes
+        if node.op == "call_module" and isinstance(graph.get_submodule(node.target), nn.Conv2d | nn.Linear)
+    ]
+
+
+def _fold_into(node: fx.Node, graph: fx.GraphModule) -> str | None:
+    """Fold the batch norm that alone uses a convolution's output; returns its name, or None."""
+    user = next(iter(node.users))
+    layer = graph.get_submodule(str(node.target))
+    norm = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
+    if not isinstance(layer, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or len(node.users) > 1:
+        return None
+    graph.set_submodule(str(node.target), fuse_conv_bn_eval(layer, norm))
+    user.replace_all_uses_with(node)
+    graph.graph.erase_node(user)
+    return str(user.target)
+
+
+def _check(graph: fx.GraphModule) -> None:
+    nodes = list(graph.graph.nodes)
+    kinds = [kind(node, graph) for node in nodes]
+    twice = [
+        name for name, calls in Counter(str(node.target) for node in _layers(graph)).items() if calls > 1
+    ]
+    if twice:
+        raise ModelError(f"the network cannot be finished for int8: the layer {twice[0]} is used twice")
+    if kinds[-2] is not Kind.LAYER:
+        raise ModelError(
+            "the network cannot be finished for int8: it does not end in a linear layer or convolution"
+        )
+
+
+def _pass_through(norm: nn.Module, bias: Tensor) -> None:
+    """Let a batch norm in eval mode add `bias` and nothing else."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1)
+    norm.get_parameter("weight").fill_((1 + norm.eps) ** 0.5)
+    norm.get_parameter("bias").copy_(bias)

@@ -1,0 +1,105 @@
+"""Which operators the simulation knows, and how the converters treat each: everything else is refused."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from hetero_devices.errors import ModelError
+
+
+class Kind(Enum):
+    """How an operator's output is quantised."""
+
+    ENDS = "input or output of the graph"
+    LAYER = "has weights; its output is rounded"
+    CLIPPING = "an activation that only narrows a range, so it fuses into the operator before it"
+    ROUNDED = "computes without weights; its output is rounded"
+    MOVING = "moves or selects values: nothing to round"
+
+
+_MODULES: dict[type[nn.Module], Kind] = {
+    nn.Conv2d: Kind.LAYER,
+    nn.Linear: Kind.LAYER,
+    nn.ReLU: Kind.CLIPPING,
+    nn.ReLU6: Kind.CLIPPING,
+    nn.LeakyReLU: Kind.ROUNDED,
+    nn.Identity: Kind.MOVING,
+    nn.Dropout: Kind.MOVING,
+    nn.Flatten: Kind.MOVING,
+    nn.MaxPool2d: Kind.MOVING,
+}
+_FUNCTIONS: dict[Callable[..., Any], Kind] = {
+    F.relu: Kind.CLIPPING,
+    F.relu6: Kind.CLIPPING,
+    torch.relu: Kind.CLIPPING,
+    F.leaky_relu: Kind.ROUNDED,
+    operator.add: Kind.ROUNDED,
+    operator.iadd: Kind.ROUNDED,
+    torch.add: Kind.ROUNDED,
+    operator.mul: Kind.ROUNDED,
+    operator.imul: Kind.ROUNDED,
+    torch.mul: Kind.ROUNDED,
+    torch.mean: Kind.ROUNDED,
+    torch.flatten: Kind.MOVING,
+}
+_METHODS = {
+    "relu": Kind.CLIPPING,
+    "add": Kind.ROUNDED,
+    "mul": Kind.ROUNDED,
+    "mean": Kind.ROUNDED,
+    "flatten": Kind.MOVING,
+    "contiguous": Kind.MOVING,
+}
+_HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.MaxPool2d)
+_HOMOGENEOUS_CALLS = {F.relu, torch.relu, F.leaky_relu, torch.mean, "relu", "mean"}
+_ADDITIONS = {operator.add, operator.iadd, torch.add, "add"}
+
+
+def kind(node: fx.Node, graph: fx.GraphModule) -> Kind:
+    """How the node's output is quantised; ModelError names an operator that is not known."""
+    found: Kind | None
+    match node.op:
+        case "placeholder" | "output":
+            found = Kind.ENDS
+        case "call_module":
+            found = _MODULES.get(type(graph.get_submodule(str(node.target))))
+        case "call_function":
+            found = _FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+        case _:
+            found = _METHODS.get(str(node.target))
+    if found is None:
+        raise ModelError(
+            f"{name(node, graph)} cannot be finished for int8: it is not simulated; word it by convolutions, "
+            "linear layers, ReLU, ReLU6, LeakyReLU, sums, products and means (see hetero.models.layers), "
+            "or export without student.quantised"
+        )
+    return found
+
+
+def name(node: fx.Node, graph: fx.GraphModule) -> str:
+    """What a person calls the operator."""
+    if node.op == "call_module":
+        return f"{type(graph.get_submodule(str(node.target))).__name__} ({node.target})"
+    return f"the operator {getattr(node.target, '__name__', node.target)!r}"
+
+
+def is_homogeneous(node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Whether f(s x) = s f(x) for s > 0, channel by channel: scales may be moved across it.
+
+    Not so for ReLU6 and hard-swish, which bend at fixed values.
+    """
+    if node.op == "call_module":
+        return isinstance(graph.get_submodule(str(node.target)), _HOMOGENEOUS)
+    return node.target in _HOMOGENEOUS_CALLS
+
+
+def adds_constant(node: fx.Node) -> bool:
+    """Whether the node adds a number to a tensor."""
+    return node.target in _ADDITIONS and any(isinstance(argument, int | float) for argument in node.args)
