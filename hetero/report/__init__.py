@@ -3,22 +3,26 @@
 from hetero.report.files import read, write
 from hetero.report.model import (
     Figure,
+    GalleryRow,
     Gate,
     Headline,
     LatencyRow,
     ModelRow,
     ParityRow,
+    PlacementRow,
     Report,
 )
 from hetero.report.terminal import show
 
 __all__ = [
     "Figure",
+    "GalleryRow",
     "Gate",
     "Headline",
     "LatencyRow",
     "ModelRow",
     "ParityRow",
+    "PlacementRow",
     "Report",
     "read",
     "show",
