@@ -26,7 +26,8 @@ def write(name: str, fields: dict[str, Any], table: str) -> None:
     made = fields["stamp"]
     machine = made["environment"]
     versions = ", ".join(f"{k} {v}" for k, v in machine["packages"].items() if v)
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; Python {machine['python']}"
+    processor = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} torch threads"
+    where = f"{processor}, {machine['system']}; Python {machine['python']}"
     origin = f"{made['command']}` on {made['date']}; data: {made['data']}; seed {made['seed']}"
     footer = f"\nWritten by `{origin}; {where}, {versions}.\n"
     with atomic_file(RESULTS / f"{name}.md") as temporary:

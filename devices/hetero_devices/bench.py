@@ -1,11 +1,11 @@
-"""Measure every model of a bundle on a device."""
+"""Measure every model of a bundle on a device, and ask where its operators run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from hetero_devices.bundle import Bundle, ModelFile
-from hetero_devices.devices import Device, Job, Profile, Stopping
+from hetero_devices.devices import Device, Job, Profile, Stopping, Task
 
 
 def profile_bundle(
@@ -15,8 +15,9 @@ def profile_bundle(
     threads: int = 1,
     stopping: Stopping | None = None,
     models: Iterable[ModelFile] | None = None,
+    tasks: tuple[Task, ...] = ("latency", "memory", "placement"),
 ) -> dict[str, Profile]:
-    """File name -> latency and memory on the golden images; every model runs in processes of its own.
+    """File name -> what `tasks` measure on the golden images; every model runs in processes of its own.
 
     models: those to measure, by default all. Raises MissingExtra or DeviceError as `Device.run`.
     """
@@ -26,7 +27,7 @@ def profile_bundle(
             Job(
                 model=str(bundle.path(model)),
                 images=str(images),
-                tasks=("latency", "memory"),
+                tasks=tasks,
                 threads=threads,
                 stopping=stopping or Stopping(),
             )

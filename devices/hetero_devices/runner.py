@@ -20,7 +20,7 @@ from hetero_devices.devices.job import EMBEDDINGS, FAILURE, STATISTICS, Job, Pro
 from hetero_devices.devices.measure import measure_latency, measure_memory, timed
 from hetero_devices.errors import DataError, DeviceError, HeteroError
 from hetero_devices.files import read_json, save_array, write_json
-from hetero_devices.runtimes import format_of, import_runtime, installed, load
+from hetero_devices.runtimes import format_of, import_runtime, installed, load, placement
 from hetero_devices.verify import Check, verify
 
 DONE, GATE_FAILED, BAD_INPUT = 0, 1, 2
@@ -67,7 +67,8 @@ def _others(job: Job, images: npt.NDArray[np.uint8]) -> tuple[Profile, npt.NDArr
     if "latency" in job.tasks:  # before embedding, so that the first inference is the first
         latency = measure_latency(session, _some(images), job.stopping, load_ms=load_ms)
     embeddings = session.run(images) if "embed" in job.tasks else None
-    return _profile(job, session.details, latency=latency, peak_memory_mb=None), embeddings
+    where = placement(Path(job.model)) if "placement" in job.tasks else None
+    return _profile(job, session.details, latency=latency, peak_memory_mb=None, placement=where), embeddings
 
 
 def _memory(job: Job, images: npt.NDArray[np.uint8]) -> tuple[Profile, None]:

@@ -20,6 +20,7 @@ SPLITS = ("train", "validation", "test")
 @click.option("--split", type=click.Choice([*SPLITS, "all"]), default="all", show_default=True)
 @click.option("--format", "format_", type=click.Choice(["onnx", "tflite"]), default="onnx", show_default=True)
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
+@click.option("--dim", type=click.IntRange(1), help="Keep the first DIM dimensions, normalised anew.")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
 @seed_option
 @json_option
@@ -30,6 +31,7 @@ def command(
     split: str,
     format_: str,
     precision: str,
+    dim: int | None,
     root: Path | None,
     seed: int | None,
     as_json: bool,
@@ -38,7 +40,8 @@ def command(
 
     MODEL is a trained model's folder (RUN/anchor, RUN/student) or a bundle; SOURCE is data as in
     `hetero data`. With --split all, OUTPUT/train, /validation and /test are written: what a black-box
-    anchor is made of (`anchor.source=OUTPUT`).
+    anchor is made of (`anchor.source=OUTPUT`). With --dim the vectors live in the space's prefix: a gallery
+    for students that emit one (`student.dimension=prefix`).
 
     \b
     Example:
@@ -48,19 +51,21 @@ def command(
     from hetero import data
     from hetero.models.encoder import embed
     from hetero.models.opening import open_encoder
+    from hetero_devices.space import prefix, prefix_space
 
     encoder = open_encoder(model, format_, precision)
+    space = encoder.space if dim is None else prefix_space(encoder.space, dim)
     splits = data.load(source, size=encoder.preprocessing.size, root=root, seed=seed or 0)
     written: dict[str, Any] = {}
     for name in SPLITS if split == "all" else (split,):
         images = getattr(splits, name)
         if len(images):
             target = output / name
-            embed(encoder, images).save(target)
+            prefix(embed(encoder, images), space.dim).save(target)
             written[str(target)] = len(images)
-    summary = {"space": encoder.space.to_json(), "written": written}
+    summary = {"space": space.to_json(), "written": written}
     if as_json:
         print_json(summary)
         return
     for path, count in written.items():
-        click.echo(f"{count:7} embeddings in space {encoder.space.id} -> {path}")
+        click.echo(f"{count:7} embeddings in space {space.id} -> {path}")

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetero.cli.options import dry_run_option, json_option, need_export_stack, print_json, run_argument
-from hetero_devices.bundle import Bundle
+from hetero.cli.options import (
+    dry_run_option,
+    json_option,
+    need_export_stack,
+    print_gate,
+    print_json,
+    run_argument,
+)
 from hetero_devices.errors import RecipeError
+
+if TYPE_CHECKING:
+    from hetero.report import Report
+    from hetero.runs import Run
+    from hetero_devices.bundle import Bundle
 
 
 @click.command("export")
 @run_argument
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder  [default: RUN/bundle]")
+@click.option("--gate", is_flag=True, help="Apply every gate of the recipe to what was exported.")
 @dry_run_option
 @json_option
-def command(run: Path, overrides: tuple[str, ...], output: Path | None, dry_run: bool, as_json: bool) -> None:
+def command(
+    run: Path, overrides: tuple[str, ...], output: Path | None, gate: bool, dry_run: bool, as_json: bool
+) -> None:
     """Export a run's student as a bundle: ONNX and LiteRT, float32 down to full-integer int8.
 
     Preprocessing and normalisation are inside every graph: camera bytes in, unit embedding out. int8 is
@@ -28,9 +45,12 @@ def command(run: Path, overrides: tuple[str, ...], output: Path | None, dry_run:
     Precisions: fp32, fp16, dynamic, int8, mixed; LiteRT also int8_io and uint8_io (integer ends).
     `mixed` scans the layers and prints how sensitive each is.
 
+    With --gate the artefacts are then evaluated as by `hetero report`, whose pages are written to RUN/report.
+    Exit code 1 if a gate fails: the bundle stays for inspection, and the last line says not to ship it.
+
     \b
     Example:
-      hetero export runs/demo -o phone-model
+      hetero export runs/demo -o phone-model --gate
       hetero export runs/demo export.precisions=[fp16,mixed] export.mixed.target=1e-4 -o smaller
     """
     need_export_stack()
@@ -46,20 +66,44 @@ def command(run: Path, overrides: tuple[str, ...], output: Path | None, dry_run:
         click.echo(f"would export {', '.join(config.formats)} in {', '.join(config.precisions)}")
         return
     bundle = export_run(opened, output, config)
-    _report(bundle, as_json)
+    report = _evaluated(opened, bundle) if gate else None
+    _print_json(bundle, report) if as_json else _show(bundle, report)
+    sys.exit(0 if report is None or report.passed else 1)
 
 
-def _report(bundle: Bundle, as_json: bool) -> None:
+def _evaluated(run: Run, bundle: Bundle) -> Report:
+    from hetero import report as reports
+    from hetero.runs.evaluation import evaluate
+
+    report = evaluate(run, bundle)
+    reports.write(report, run.folder / "report")
+    return report
+
+
+def _print_json(bundle: Bundle, report: Report | None) -> None:
+    files = {model.file: model.bytes for model in bundle.manifest.models}
+    fields = {"bundle": str(bundle.root), "space": bundle.manifest.space.to_json(), "files": files}
+    fields |= {"sensitivity": scans} if (scans := _scans(bundle)) else {}
+    print_json(fields | ({"gates": [asdict(gate) for gate in report.gates]} if report else {}))
+
+
+def _show(bundle: Bundle, report: Report | None) -> None:
     from hetero_export.sensitivity import Sensitivity
 
-    models = bundle.manifest.models
-    scans = {file.file: file.details["sensitivity"] for file in models if "sensitivity" in file.details}
-    if as_json:
-        files = {file.file: file.bytes for file in models}
-        found = {"bundle": str(bundle.root), "space": bundle.manifest.space.to_json(), "files": files}
-        print_json(found | ({"sensitivity": scans} if scans else {}))
-        return
-    for file in models:
-        click.echo(f"{file.bytes / 1000:9.1f} kB  {bundle.root / file.file}")
-    for name, scan in scans.items():
+    for model in bundle.manifest.models:
+        click.echo(f"{model.bytes / 1000:9.1f} kB  {bundle.root / model.file}")
+    for name, scan in _scans(bundle).items():
         click.echo(f"\n{name}\n{Sensitivity.from_json(scan).table()}")
+    if report is None:
+        return
+    for gate in report.gates:
+        print_gate(gate)
+    failed = sum(not gate.passed for gate in report.gates)
+    if failed:
+        click.echo(f"{failed} of {len(report.gates)} gates failed: do not ship {bundle.root}", err=True)
+
+
+def _scans(bundle: Bundle) -> dict[str, Any]:
+    """By file, the sensitivity of its layers, where they were scanned."""
+    details = {model.file: model.details for model in bundle.manifest.models}
+    return {file: found["sensitivity"] for file, found in details.items() if "sensitivity" in found}

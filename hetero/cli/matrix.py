@@ -41,9 +41,10 @@ def command(
 ) -> None:
     """Compare query and gallery models: M(q, g) with 95 % intervals, one cell a pair.
 
-    Folders are those `hetero embed` writes. Models of different spaces are refused unless asked for. An
-    image that is on both sides does not find itself. When the same models stand on both sides, listed in the
-    order of their release, the average compatibility (AC) and accuracy (AA) of the series are added.
+    Folders are those `hetero embed` writes, or for galleries `hetero compress`. Models of different spaces
+    are refused unless asked for. An image that is on both sides does not find itself. When the same models
+    stand on both sides, listed in the order of their release, the average compatibility (AC) and accuracy
+    (AA) of the series are added.
 
     \b
     Example:
@@ -53,14 +54,14 @@ def command(
     from hetero.report.terminal import print_matrix
     from hetero.retrieval import cross_evaluate
     from hetero.retrieval import metric as known_metric
+    from hetero.retrieval.codecs import load_gallery
     from hetero_devices.space import Embeddings
 
     known_metric(metric)  # a misspelt name is refused before the search
 
-    def loaded(pairs: tuple[str, ...]) -> dict[str, Embeddings]:
-        return {name: Embeddings.load(folder) for name, folder in map(_named, pairs)}
-
-    crossed = cross_evaluate(loaded(queries), loaded(galleries), across_spaces=across_spaces)
+    query_side = {name: Embeddings.load(folder) for name, folder in map(_named, queries)}
+    gallery_side = {name: load_gallery(folder) for name, folder in map(_named, galleries)}
+    crossed = cross_evaluate(query_side, gallery_side, across_spaces=across_spaces)
     matrix = crossed.matrix(metric, by_class=by_class)
     series = _series(matrix)
     if as_json:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hetero_devices.errors import require
+
+if TYPE_CHECKING:
+    from hetero.report import Gate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +47,14 @@ def _find(module: str) -> None:
 def print_json(value: Any) -> None:
     """Indented JSON on standard output."""
     click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def print_gate(gate: Gate) -> None:
+    """One line: verdict, name, what was measured, what was required, and the detail."""
+    from hetero.report.wording import measured, requirement
+
+    state = click.style("pass", fg="green") if gate.passed else click.style("FAIL", fg="red")
+    click.echo(f"{state}  {gate.name:40} {measured(gate)} ({requirement(gate)})  {gate.detail}")
 
 
 def with_seed(overrides: tuple[str, ...], seed: int | None) -> tuple[str, ...]:

@@ -5,36 +5,121 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetero.cli.options import json_option, print_json
+from hetero.cli.options import json_option, need_training_stack, print_gate, print_json, seed_option
 from hetero_devices.verify import Check, verify
+
+if TYPE_CHECKING:
+    from hetero.report import Gate
+    from hetero.runs.bundle_gates import Search
 
 
 @click.command("verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--format", "formats", multiple=True, type=click.Choice(["onnx", "tflite"]), help="Only this one."
 )
+@click.option("--gate", is_flag=True, help="Also apply the recipe's gates on size, latency and placement.")
+@click.option("--queries", metavar="SOURCE", help="Labelled images for the retrieval gates; implies --gate.")
+@click.option("--gallery", type=click.Path(path_type=Path), help="The anchor's embeddings to search among.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="The float model's embeddings of the queries  [default: the bundle's fp32 model]",
+)
+@click.option(
+    "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
+)
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
+@click.option("--recipe", default="demo", show_default=True, help="Whose gates: a name or a YAML file.")
+@seed_option
 @json_option
-def command(bundle: Path, formats: tuple[str, ...], as_json: bool) -> None:
+def command(
+    bundle: Path,
+    overrides: tuple[str, ...],
+    formats: tuple[str, ...],
+    gate: bool,
+    queries: str | None,
+    gallery: Path | None,
+    reference: Path | None,
+    split: str,
+    root: Path | None,
+    recipe: str,
+    seed: int | None,
+    as_json: bool,
+) -> None:
     """Check a bundle: hashes, input contract, unit norm, and every model against the golden vectors.
 
-    The models run in a fresh process that cannot import torch. Exit code 1 if a check fails. Retrieval
-    gates against the anchor's gallery are part of `hetero report`.
+    The models run in a fresh process that cannot import torch. With --gate the thresholds of a recipe
+    (gates.KEY=VALUE changes them) are applied; with --queries and --gallery also those on retrieval: each
+    artefact against the float model, searching the anchor's stored gallery. SOURCE is data as in `hetero
+    embed`, with the same splits and labels; --gallery is a folder that `hetero embed` or `hetero compress`
+    wrote. Exit code 1 if a check or a gate fails.
 
     \b
     Example:
-      hetero verify runs/demo/bundle
+      hetero verify runs/demo/bundle --queries glyphs --gallery cloud/test gates.int8_recall_drop=0.005
     """
+    if (queries is None) != (gallery is None) or (reference and queries is None):
+        raise click.UsageError("retrieval gates need both --queries and --gallery")
+    gate = gate or queries is not None
+    if not gate and (overrides or recipe != "demo"):
+        raise click.UsageError("thresholds are given, but no gate is asked for: add --gate")
     checks = verify(bundle, formats=formats or None)  # type: ignore[arg-type]
+    gated: tuple[Gate, ...] = ()
+    if gate:
+        search = queries, gallery, reference, split, root, seed
+        gated = _gates(bundle, recipe, overrides, formats, search)
     if as_json:
-        print_json([asdict(check) for check in checks])
+        print_json([asdict(result) for result in (*checks, *gated)])
     else:
         for check in checks:
             click.echo(_line(check))
-    sys.exit(0 if all(check.passed for check in checks) else 1)
+        for result in gated:
+            print_gate(result)
+    sys.exit(0 if all(result.passed for result in (*checks, *gated)) else 1)
+
+
+def _gates(
+    bundle: Path, recipe: str, overrides: tuple[str, ...], formats: tuple[str, ...], search: tuple[Any, ...]
+) -> tuple[Gate, ...]:
+    need_training_stack()
+    from hetero.recipes.resolve import resolve
+    from hetero.runs.bundle_gates import gate_bundle
+    from hetero_devices.bundle import Bundle
+
+    resolved, opened = resolve(recipe, overrides), Bundle.open(bundle)
+    return gate_bundle(
+        opened,
+        resolved.gates,
+        search=_search(*search, size=opened.manifest.preprocessing.size) if search[0] else None,
+        formats=formats or None,
+        measuring=resolved.measure,
+    )
+
+
+def _search(
+    source: str,
+    gallery: Path,
+    reference: Path | None,
+    split: str,
+    root: Path | None,
+    seed: int | None,
+    *,
+    size: int,
+) -> Search:
+    from hetero import data
+    from hetero.retrieval.codecs import load_gallery
+    from hetero.runs.bundle_gates import Search
+    from hetero_devices.space import Embeddings
+
+    splits = data.load(source, size=size, root=root, seed=seed or 0)
+    given = Embeddings.load(reference) if reference else None
+    return Search(getattr(splits, split), load_gallery(gallery), given)
 
 
 def _line(check: Check) -> str:

@@ -121,14 +121,54 @@ class ExportConfig(Config):
 
 
 class GateConfig(Config):
-    """Thresholds a student must pass to count as done; each is a line of the report."""
+    """Thresholds an artefact must pass to count as done; each is a line of the report. None: not asked for.
 
+    float32 and float16 artefacts must be near-exact; every other precision counts as quantised, and its loss
+    in retrieval is bounded. Losses are of the artefact against the float model on the same queries.
+
+    rule: what must stay within a loss. `value`: the measured difference; on few queries it may pass or fail
+    by luck, and the interval stands beside it. `interval`: the lower end of its 95 % interval (a test of
+    non-inferiority), so too few queries fail instead of passing unproven.
+    """
+
+    rule: Literal["value", "interval"] = Field(default="value", description="what must stay within a loss")
     fp32_min_cosine: float = Field(default=0.9999, description="of any query, exported against torch")
     fp32_top1_same: float = Field(default=1.0, description="queries whose first result stays")
-    int8_recall_drop: float = Field(default=0.01, description="largest loss of asymmetric Recall@1, absolute")
+    fp16_min_cosine: float = Field(default=0.999, description="as fp32_min_cosine, of half precision")
+    fp16_top1_same: float = Field(default=0.99, description="as fp32_top1_same, of half precision")
+    int8_recall_drop: float = Field(
+        default=0.01, description="largest loss of asymmetric Recall@1 by any quantised precision, absolute"
+    )
+    int8_map_drop: float | None = Field(default=0.01, description="the same of mAP")
+    int8_min_cosine: float | None = Field(default=None, description="of any query, any quantised precision")
+    int8_top10_overlap: float | None = Field(
+        default=None, description="smallest mean share of the first ten results that stay"
+    )
+    int8_negative_flips: float | None = Field(
+        default=None, description="largest share of queries right in float and wrong when quantised"
+    )
+    recall: float | None = Field(default=None, description="smallest asymmetric Recall@1 of any artefact")
     criterion: bool = Field(default=True, description="M(student, anchor) > M(alone, alone) by its interval")
     latency_ms: float | None = Field(default=None, description="largest median of the fastest artefact")
+    latency_ratio: float | None = Field(
+        default=None, description="largest median of a quantised artefact over fp32's, of the best format"
+    )
     size_kb: float | None = Field(default=None, description="largest size of the smallest artefact")
+    size_ratio: float | None = Field(
+        default=None, description="largest size of a quantised artefact over fp32's, of the best format"
+    )
+    delegated_share: float | None = Field(
+        default=0.5, description="smallest share of operators that XNNPACK runs, where the runtime has it"
+    )
+    float_layers: int | None = Field(
+        default=0, description="most convolutions and matrix products in float in a full-integer artefact"
+    )
+
+
+class GalleryConfig(Config):
+    """codecs: compressed forms of the anchor's gallery that are compared, see `hetero compress --help`."""
+
+    codecs: tuple[str, ...] = ()
 
 
 class MeasureConfig(Config):
@@ -151,6 +191,7 @@ class Recipe(Config):
     student: StudentConfig = StudentConfig()
     export: ExportConfig = ExportConfig()
     gates: GateConfig = GateConfig()
+    gallery: GalleryConfig = GalleryConfig()
     measure: MeasureConfig = MeasureConfig()
 
     @model_validator(mode="after")

@@ -3,11 +3,13 @@
 from hetero.report.files import read, write
 from hetero.report.model import (
     Figure,
+    GalleryRow,
     Gate,
     Headline,
     LatencyRow,
     ModelRow,
     ParityRow,
+    PlacementRow,
     Report,
     Versus,
 )
@@ -15,11 +17,13 @@ from hetero.report.terminal import show
 
 __all__ = [
     "Figure",
+    "GalleryRow",
     "Gate",
     "Headline",
     "LatencyRow",
     "ModelRow",
     "ParityRow",
+    "PlacementRow",
     "Report",
     "Versus",
     "read",

@@ -12,9 +12,10 @@ from hetero.retrieval.compatibility import Criterion
 from hetero.retrieval.intervals import Comparison, Estimate
 from hetero.retrieval.matrix import Matrix
 from hetero_devices.errors import HeteroError, require
+from hetero_devices.runtimes import Placement
 from hetero_devices.space import Space
 
-SCHEMA = 1
+SCHEMA = 2
 
 Relation = Literal["<", "<=", ">", ">="]
 _HOLDS: Mapping[Relation, Callable[[float, float], bool]] = {
@@ -65,22 +66,57 @@ class ModelRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityRow:
-    """One exported artefact against the torch model it came from, on the same queries and gallery.
+    """One exported artefact against the float model it came from, on the same queries and gallery.
 
-    cosine_distance_*: 1 - cosine between the two embeddings of an image. top1_identical, top10_overlap:
-    shares in [0, 1]. recall_delta, map_delta: artefact minus torch, paired over queries, in [-1, 1].
+    cosine_distance_*: 1 - cosine between the two embeddings of an image. max_abs_error: of any element.
+    recall: of the artefact, M(artefact, anchor). top1_identical, top10_overlap: shares in [0, 1].
+    recall_delta, map_delta: artefact minus float model, paired over queries, in [-1, 1].
+    queries: those with a relevant gallery image; negative_flips: how many of them the float model answers
+    (Recall@1) and the artefact does not; positive_flips: the reverse.
     """
 
     artefact: str
     format: str
     precision: str
     cosine_distance_mean: float
+    cosine_distance_median: float
     cosine_distance_p99: float
     cosine_distance_max: float
+    max_abs_error: float
     top1_identical: float
+    recall: Estimate
     recall_delta: Estimate
     map_delta: Estimate
     top10_overlap: float
+    queries: int
+    negative_flips: int
+    positive_flips: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementRow:
+    """Where the operators of one artefact ran on one device; placement as the runtime tells it."""
+
+    artefact: str
+    precision: str
+    device: str
+    placement: Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryRow:
+    """One compressed gallery searched by one model, beside the float32 gallery.
+
+    bytes_per_vector: stored for one vector, tables shared by all vectors left out. recall: with the
+    compressed gallery; recall_delta, map_delta: compressed minus float32, paired over queries.
+    """
+
+    query: str
+    codec: str
+    bytes_per_vector: int
+    recall: Estimate
+    recall_delta: Estimate
+    map_delta: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +189,8 @@ class Report:
     matrices: tuple[Matrix, ...] = ()
     parity: tuple[ParityRow, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
+    placement: tuple[PlacementRow, ...] = ()
+    galleries: tuple[GalleryRow, ...] = ()
     gates: tuple[Gate, ...] = ()
     figures: tuple[Figure, ...] = ()
 

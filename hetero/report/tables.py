@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hetero.report import wording
-from hetero.report.model import Report, Versus
+from hetero.report.model import PlacementRow, Report, Versus
 from hetero.retrieval.matrix import Cell, Matrix
 from hetero.retrieval.metrics import display_name
 
@@ -103,7 +103,10 @@ def tables(report: Report) -> list[Table]:
         gates(report),
         *(matrix(each) for each in report.matrices),
         parity(report),
+        flips(report),
         latency(report),
+        placement(report),
+        galleries(report),
         models(report),
         facts("Data", report.data),
         facts("Environment", report.environment),
@@ -180,10 +183,10 @@ def cell_text(cell: Cell | None) -> str:
 
 def parity(report: Report) -> Table:
     note = (
-        "Each artefact against the torch model it was exported from, searching the anchor's gallery. "
+        "Each artefact against the float model it was exported from, searching the anchor's gallery. "
         "Differences in percentage points, paired over queries, with 95 % interval."
     )
-    cosine = ("1 − cosine: mean", "p99", "max")
+    cosine = ("1 − cosine: mean", "median", "p99", "max", "max |error|")
     search = ("top-1 identical %", "Δ Recall@1", "Δ mAP", "top-10 overlap %")
     rows = tuple(
         _row(
@@ -191,8 +194,10 @@ def parity(report: Report) -> Table:
             row.format,
             row.precision,
             f"{row.cosine_distance_mean:.1e}",
+            f"{row.cosine_distance_median:.1e}",
             f"{row.cosine_distance_p99:.1e}",
             f"{row.cosine_distance_max:.1e}",
+            f"{row.max_abs_error:.1e}",
             wording.percent(row.top1_identical, 2),
             wording.points(row.recall_delta),
             wording.points(row.map_delta),
@@ -202,6 +207,70 @@ def parity(report: Report) -> Table:
     )
     columns = ("artefact", "format", "precision", *cosine, *search)
     return Table("Parity of the exported artefacts", note, columns, rows)
+
+
+def flips(report: Report) -> Table:
+    note = (
+        "Queries whose first result is right in float and wrong in the artefact (negative), and the reverse."
+    )
+    rows = tuple(
+        _row(
+            row.artefact,
+            wording.scored(row.recall),
+            str(row.queries),
+            str(row.negative_flips),
+            str(row.positive_flips),
+            wording.percent(row.negative_flips / row.queries, 2),
+        )
+        for row in report.parity
+    )
+    columns = ("artefact", "Recall@1 %", "queries", "negative flips", "positive flips", "negative %")
+    return Table("Queries flipped by the export", note, columns, rows)
+
+
+def placement(report: Report) -> Table:
+    note = (
+        "Operators that ran, after the runtime's own optimisation. Float layers: convolutions and matrix "
+        "products computed in float."
+    )
+    rows = tuple(_placement_row(row) for row in report.placement)
+    columns = ("artefact", "device", "operators", "partitions", "not delegated", "integer", "float")
+    return Table("Operator placement", note, (*columns, "conversions", "float layers"), rows)
+
+
+def _placement_row(row: PlacementRow) -> tuple[Text, ...]:
+    where = row.placement
+    return _row(
+        row.artefact,
+        row.device,
+        wording.counts(where.backends),
+        wording.NONE if where.partitions is None else str(where.partitions),
+        wording.NONE if where.partitions is None else wording.counts(where.fallback),
+        str(where.integer),
+        str(where.floating),
+        str(where.conversions),
+        wording.counts(where.float_layers),
+    )
+
+
+def galleries(report: Report) -> Table:
+    note = (
+        "A float query against decoded gallery vectors. Differences to the float32 gallery in percentage "
+        "points, paired over queries, with 95 % interval."
+    )
+    rows = tuple(
+        _row(
+            row.codec,
+            row.query,
+            str(row.bytes_per_vector),
+            wording.scored(row.recall),
+            wording.points(row.recall_delta, 2),
+            wording.points(row.map_delta, 2),
+        )
+        for row in report.galleries
+    )
+    columns = ("gallery", "query", "bytes a vector", "Recall@1 %", "Δ Recall@1", "Δ mAP")
+    return Table("Compressed galleries", note, columns, rows)
 
 
 def latency(report: Report) -> Table:

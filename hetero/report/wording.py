@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hetero.report.model import Gate
 from hetero.retrieval.intervals import Estimate
 
@@ -24,10 +26,10 @@ def scored(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} ({bounds(estimate)})"
 
 
-def points(estimate: Estimate) -> str:
+def points(estimate: Estimate, digits: int = 1) -> str:
     """A difference: '-0.3 (-0.9 to +0.2)', in percentage points."""
     value, low, high = (
-        f"{round(100 * x, 1) + 0.0:+.1f}" for x in (estimate.value, estimate.low, estimate.high)
+        f"{round(100 * x, digits) + 0.0:+.{digits}f}" for x in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} ({low} to {high})"
 
@@ -40,6 +42,11 @@ def count(number: int | None) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return str(number)
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """{'CONV_2D': 3, 'MEAN': 1} -> '3 CONV_2D, 1 MEAN'."""
+    return ", ".join(f"{number} {name}" for name, number in numbers.items()) or "none"
 
 
 def quantity(number: float | None, digits: int = 3) -> str:

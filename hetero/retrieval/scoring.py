@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ Rows = npt.NDArray[np.int64]
 BLOCK_BYTES = 128 * 2**20
 EXCLUDED = np.float32(-2)  # below every inner product of unit vectors, and finite
 _TILE_QUERIES = 512  # rows of a tile: enough for the matrix product, and long rows to count in
+_DECODED_BYTES = 64 * 2**20  # of a compressed gallery's vectors at once
 _PAIRS = 2**16  # pairs multiplied at once
 _TOLERANCE = 1e-3
 
@@ -75,17 +76,39 @@ def tile_shape(queries: int, gallery: int, block_bytes: int) -> tuple[int, int]:
 
 
 def tiles(query: Embeddings, gallery: Embeddings, height: int, width: int) -> Iterator[Tile]:
-    """Every pair of a query and a gallery row once; the gallery is read from beginning to end, once."""
+    """Every pair of a query and a gallery row once; the gallery is read from beginning to end, once.
+
+    A compressed gallery is decoded in parts: as often as there are blocks of queries where a tile is wider
+    than one part.
+    """
     import torch
 
     buffer = torch.empty(height * width)
     for row in range(0, max(1, len(gallery)), width):
-        columns = _as_tensor(gallery.vectors[row : row + width]).T
+        count = min(width, len(gallery) - row)
+        parts = _column_parts(gallery.vectors, row, count)
         for start in range(0, len(query), height):
-            part = np.array(query.vectors[start : start + height])
-            shape = (len(part), columns.shape[1])
-            scores = torch.mm(torch.from_numpy(part), columns, out=buffer[: shape[0] * shape[1]].view(shape))
+            block = torch.from_numpy(np.array(query.vectors[start : start + height]))
+            shape = (len(block), count)
+            scores = buffer[: shape[0] * shape[1]].view(shape)
+            for first, columns in parts():
+                torch.mm(block, columns.T, out=scores[:, first : first + len(columns)])
             yield Tile(start, row, scores.numpy())
+
+
+def _column_parts(vectors: Floats, row: int, count: int) -> Callable[[], Iterable[tuple[int, torch.Tensor]]]:
+    """(first column, vectors) of the parts of a tile, anew at each call; an array is one part."""
+    step = count if isinstance(vectors, np.ndarray) else _DECODED_BYTES // (4 * vectors.shape[1])
+    step = max(1, step)
+
+    def parts() -> Iterator[tuple[int, torch.Tensor]]:
+        for first in range(0, max(1, count), step):
+            yield first, _as_tensor(vectors[row + first : row + min(first + step, count)])
+
+    if step < count:
+        return parts
+    whole = list(parts())
+    return lambda: whole
 
 
 def pair_scores(query: Embeddings, gallery: Embeddings, owners: Rows, rows: Rows) -> Floats:

@@ -34,7 +34,7 @@ def find_twins(vectors: npt.NDArray[np.float32]) -> Twins:
 
     A hash of the leading components leaves few rows that could have a twin; only those are read whole.
     """
-    suspects = _repeated(_hashes(vectors[:, :_GLANCE]))
+    suspects = _repeated(_hashes(vectors, width=_GLANCE))
     hashes = _hashes(vectors, suspects)
     order = np.argsort(hashes, kind="stable")  # rows ascend within a hash
     alone = np.ones(len(order), bool)
@@ -62,16 +62,16 @@ def _repeated(hashes: Hashes) -> Rows:
     return np.flatnonzero(np.isin(hashes, repeats)) if len(repeats) else np.empty(0, np.int64)
 
 
-def _hashes(vectors: npt.NDArray[np.float32], rows: Rows | None = None) -> Hashes:
-    """Multilinear hash of the bits of each row, or of the given rows: uint64 [N]."""
-    count, dim = len(vectors) if rows is None else len(rows), vectors.shape[1]
+def _hashes(vectors: npt.NDArray[np.float32], rows: Rows | None = None, width: int | None = None) -> Hashes:
+    """Multilinear hash of the bits of each row, or of the given rows, in their first `width`: uint64 [N]."""
+    count, dim = len(vectors) if rows is None else len(rows), min(vectors.shape[1], width or 2**31)
     word = np.uint64 if dim % 2 == 0 else np.uint32
     random = np.random.default_rng(0).integers(0, 2**63, size=(dim,), dtype=np.uint64)
     odd = random * np.uint64(2) + np.uint64(1)
     hashes = np.empty(count, np.uint64)
-    for chunk in _chunks(count, dim):
+    for chunk in _chunks(count, vectors.shape[1]):
         part = vectors[chunk] if rows is None else vectors[rows[chunk]]
-        bits = (part + np.float32(0)).view(word)  # adding 0 makes -0.0 and 0.0 one
+        bits = (part[:, :dim] + np.float32(0)).view(word)  # adding 0 makes -0.0 and 0.0 one
         np.matmul(bits.astype(np.uint64, copy=False), odd[: bits.shape[1]], out=hashes[chunk])
     return hashes
 

@@ -6,11 +6,9 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
-
 from hetero.models.cost import Cost
 from hetero.recipes.recipe import Recipe
-from hetero.report import Figure, Headline, LatencyRow, ModelRow, ParityRow, Report, Versus
+from hetero.report import Figure, GalleryRow, Headline, ModelRow, ParityRow, Report, Versus
 from hetero.report.examples import examples_figure
 from hetero.retrieval import (
     MAP,
@@ -20,38 +18,39 @@ from hetero.retrieval import (
     Criterion,
     CrossEvaluation,
     Estimate,
-    Hits,
     Matrix,
     compatibility_criterion,
     cross_evaluate,
-    overlap,
     paired_difference,
     retention_interval,
     search,
 )
+from hetero.retrieval.codecs import Compressed, decoded
+from hetero.runs.galleries import compressed_galleries, gallery_row
 from hetero.runs.gates import gates
+from hetero.runs.measuring import measure
+from hetero.runs.parity import parity_row
 from hetero.runs.run import Run
 from hetero.runs.sides import ALONE, ANCHOR, STUDENT, Sides, all_sides, artefact_name
-from hetero_devices.bench import profile_bundle
 from hetero_devices.bundle import Bundle, ModelFile
-from hetero_devices.devices import Device, HostDevice, Stopping
+from hetero_devices.devices import Device, HostDevice
 from hetero_devices.files import read_json
-from hetero_devices.verify import cosine_distance, verify
-
-_TOP = 10
+from hetero_devices.space import Embeddings
+from hetero_devices.verify import verify
 
 
 def evaluate(run: Run, bundle: Bundle, device: Device | None = None) -> Report:
-    """Everything a report says: matrix, criterion, parity, latency and gates.
+    """Everything a report says: matrix, criterion, parity, latency, placement, galleries and gates.
 
     The artefacts run on `device` (default: this host, in processes without torch). Intervals resample
     classes, since queries of one class share gallery images.
     """
-    device = device or HostDevice()
+    device, models = device or HostDevice(), bundle.manifest.models
     sides = all_sides(run, bundle, device)
-    crossed = cross(sides)
-    parity = tuple(_parity(model, sides, crossed) for model in bundle.manifest.models)
-    latency = _latency(run, bundle, device)
+    compressed = compressed_galleries(run, sides[ANCHOR].gallery)
+    crossed = cross(sides, {name: decoded(each) for name, each in compressed.items()})
+    parity = tuple(_parity(model, sides, crossed) for model in models)
+    latency, placement = measure(bundle, models, run.recipe.measure, device)
     criterion = _criterion(crossed) if ALONE in sides else None
     matrices = tuple(crossed.matrix(metric, by_class=True) for metric in (RECALL_AT_1, MAP, MAP_AT_R))
     return Report(
@@ -69,16 +68,50 @@ def evaluate(run: Run, bundle: Bundle, device: Device | None = None) -> Report:
         matrices=matrices,
         parity=parity,
         latency=latency,
-        gates=gates(run.recipe.gates, parity, latency, criterion, verify(bundle.root, device)),
+        placement=placement,
+        galleries=_galleries(compressed, crossed, list(sides)[-1]),
+        gates=gates(
+            run.recipe.gates,
+            checks=verify(bundle.root, device),
+            parity=parity,
+            models=models,
+            latency=latency,
+            placement=placement,
+            criterion=criterion,
+        ),
         figures=(_examples(run, sides),),
     )
 
 
-def cross(sides: Mapping[str, Sides]) -> CrossEvaluation:
-    """Every model as query against every model as gallery; pairs of different spaces are marked."""
+def cross(sides: Mapping[str, Sides], compressed: Mapping[str, Embeddings] | None = None) -> CrossEvaluation:
+    """Every model as query against every model's gallery and the compressed ones.
+
+    Pairs of different spaces are marked.
+    """
     queries = {name: side.query for name, side in sides.items()}
-    galleries = {name: side.gallery for name, side in sides.items()}
+    galleries = {name: side.gallery for name, side in sides.items()} | dict(compressed or {})
     return cross_evaluate(queries, galleries, across_spaces=True)
+
+
+def _parity(model: ModelFile, sides: Mapping[str, Sides], crossed: CrossEvaluation) -> ParityRow:
+    name = artefact_name(model)
+    return parity_row(
+        model,
+        (sides[name].query, sides[STUDENT].query),
+        sides[ANCHOR].gallery,
+        (crossed[name, ANCHOR], crossed[STUDENT, ANCHOR]),
+    )
+
+
+def _galleries(
+    compressed: Mapping[str, Compressed], crossed: CrossEvaluation, phone: str
+) -> tuple[GalleryRow, ...]:
+    """The anchor, the student and the last artefact, each against each compressed gallery."""
+    return tuple(
+        gallery_row(each, query, crossed[query, name], crossed[query, ANCHOR])
+        for name, each in compressed.items()
+        for query in (ANCHOR, STUDENT, phone)
+    )
 
 
 def _criterion(crossed: CrossEvaluation) -> Criterion:
@@ -123,65 +156,6 @@ def _headline(matrix: Matrix) -> Headline:
         symmetric=score(STUDENT, STUDENT),
         alone=score(ALONE, ALONE),
     )
-
-
-def _parity(model: ModelFile, sides: Mapping[str, Sides], crossed: CrossEvaluation) -> ParityRow:
-    """One artefact against the torch student, both searching the anchor's gallery."""
-    name = artefact_name(model)
-    exported, reference = sides[name].query, sides[STUDENT].query
-    distance = cosine_distance(exported.vectors, reference.vectors)
-    found, expected = (search(query, sides[ANCHOR].gallery, _TOP) for query in (exported, reference))
-    recall, precision = (_change(crossed, name, metric) for metric in (RECALL_AT_1, MAP))
-    return ParityRow(
-        artefact=model.file,
-        format=model.format,
-        precision=model.precision,
-        cosine_distance_mean=float(distance.mean()),
-        cosine_distance_p99=float(np.quantile(distance, 0.99)),
-        cosine_distance_max=float(distance.max()),
-        top1_identical=_same_first(found, expected),
-        recall_delta=recall,
-        map_delta=precision,
-        top10_overlap=float(overlap(found, expected).mean()),
-    )
-
-
-def _same_first(found: Hits, expected: Hits) -> float:
-    return float((found.rows[:, 0] == expected.rows[:, 0]).mean())
-
-
-def _change(crossed: CrossEvaluation, name: str, metric: str) -> Estimate:
-    exported, reference = (crossed[query, ANCHOR].per_query(metric) for query in (name, STUDENT))
-    return paired_difference(exported, reference, clusters=exported.labels).difference
-
-
-def _latency(run: Run, bundle: Bundle, device: Device) -> tuple[LatencyRow, ...]:
-    measure = run.recipe.measure
-    stopping = Stopping(
-        warm_up=measure.warmup,
-        min_samples=measure.min_samples,
-        min_seconds=measure.min_seconds,
-        max_seconds=measure.max_seconds,
-    )
-    profiles = profile_bundle(device, bundle, threads=measure.threads, stopping=stopping)
-    rows = []
-    for model in bundle.manifest.models:
-        profile = profiles[model.file]
-        assert profile.latency is not None  # it was asked for
-        rows.append(
-            LatencyRow(
-                artefact=model.file,
-                device=device.name,
-                runtime=f"{profile.runtime['runtime']} {profile.runtime['version']}",
-                threads=profile.threads,
-                p50_ms=profile.latency.p50_ms,
-                p90_ms=profile.latency.p90_ms,
-                p95_ms=profile.latency.p95_ms,
-                peak_mb=profile.peak_memory_mb,
-                size_kb=model.bytes / 1000,
-            )
-        )
-    return tuple(rows)
 
 
 def _models(run: Run) -> tuple[ModelRow, ...]:

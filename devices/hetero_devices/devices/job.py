@@ -9,12 +9,13 @@ from typing import Any, Literal
 from hetero_devices import strict
 from hetero_devices.cpu import Cpu
 from hetero_devices.errors import DeviceError
+from hetero_devices.runtimes.placement import Placement
 
 EMBEDDINGS = "embeddings.npy"
 STATISTICS = "statistics.json"
 FAILURE = "failure.json"
 
-Task = Literal["embed", "latency", "memory"]
+Task = Literal["embed", "latency", "memory", "placement"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class Job:
 
     model: an .onnx or .tflite file; the suffix decides the runtime. images: a .npy of uint8 [N, H, W, 3].
     output: folder for the results. Relative paths start at the folder of the job's own file.
-    tasks: `embed` writes the embeddings of all images, `latency` and `memory` measure with batch 1.
+    tasks: `embed` writes the embeddings of all images, `latency` and `memory` measure with batch 1,
+    `placement` says which backend runs which operators.
     A process that does other things has no clean memory peak, so a runner takes `memory` only alone;
     a `Device` splits a mixed job itself.
     """
@@ -100,7 +102,7 @@ class Profile:
 
     peak_memory_mb: how far loading and running raised the process's peak resident set, in units of 10^6
     bytes, the imported runtime not included. runtime: the session's `details`. temperature_c: after the run.
-    versions: of Python, numpy and this library's platform.
+    versions: of Python, numpy and this library's platform. placement: None also where a runtime hides it.
     """
 
     latency: Latency | None
@@ -110,6 +112,7 @@ class Profile:
     cpu: Cpu
     temperature_c: float | None
     versions: dict[str, str]
+    placement: Placement | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -117,4 +120,4 @@ class Profile:
     @classmethod
     def from_json(cls, fields: Any) -> Profile:
         """Parse what a runner wrote; DeviceError when it is not a profile."""
-        return strict.decode(cls, fields, "statistics", DeviceError)
+        return strict.decode(cls, fields, "statistics", DeviceError, defaults=True)

@@ -8,9 +8,12 @@ from pathlib import Path
 from hetero_devices.errors import ModelError, require
 from hetero_devices.runtimes.base import Format, Session
 from hetero_devices.runtimes.litert import LiteRTSession
+from hetero_devices.runtimes.litert_placement import litert_placement
 from hetero_devices.runtimes.onnx import OnnxSession
+from hetero_devices.runtimes.onnx_placement import onnx_placement
+from hetero_devices.runtimes.placement import Placement
 
-__all__ = ["Format", "Session", "format_of", "import_runtime", "installed", "load"]
+__all__ = ["Format", "Placement", "Session", "format_of", "import_runtime", "installed", "load", "placement"]
 
 _SESSIONS: dict[Format, type[OnnxSession | LiteRTSession]] = {"onnx": OnnxSession, "tflite": LiteRTSession}
 _MODULES = {"onnx": ("onnxruntime", "device-onnx"), "tflite": ("ai_edge_litert.interpreter", "device-litert")}
@@ -36,6 +39,14 @@ def load(path: Path, *, threads: int = 1) -> Session:
     if not path.is_file():
         raise ModelError(f"no model file at {path}")
     return session(path, threads=threads)
+
+
+def placement(path: Path) -> Placement | None:
+    """Where the operators of a model file run; None where the runtime does not tell. Raises as `load`."""
+    format = format_of(path)
+    if not path.is_file():
+        raise ModelError(f"no model file at {path}")
+    return onnx_placement(path) if format == "onnx" else litert_placement(path)
 
 
 def import_runtime(format: Format) -> None:

@@ -14,6 +14,9 @@ from hetero_devices.errors import DataError, HeteroError
 from hetero_devices.files import atomic_directory, read_json
 from hetero_devices.space.space import Space
 
+CODEC = "codec.json"
+"""Marks a folder whose vectors are compressed, see `hetero.retrieval.codecs`."""
+
 _NORM_TOLERANCE = 1e-3  # an int8 model with a float tail is off by ~1e-6; a missing normalisation by far more
 
 
@@ -67,13 +70,17 @@ class Embeddings:
         """Open a folder written by `save`; vectors stay on disk when `mmap`."""
         if not path.is_dir():
             raise DataError(f"no embeddings at {path}: expected a folder written by 'hetero embed'")
+        if (path / CODEC).is_file():
+            raise DataError(
+                f"{path} holds a compressed gallery: only the gallery side of a search may be one"
+            )
         space = Space.from_json(read_json(path / "space.json"))
-        vectors = _load(path / "vectors.npy", mmap)
-        return cls(vectors, _load(path / "ids.npy"), _load(path / "labels.npy"), space)
+        vectors = load_array(path / "vectors.npy", mmap)
+        return cls(vectors, load_array(path / "ids.npy"), load_array(path / "labels.npy"), space)
 
 
-def _load(path: Path, mmap: bool = False) -> npt.NDArray[Any]:
-    """Any array; the constructor checks dtype and shape."""
+def load_array(path: Path, mmap: bool = False) -> npt.NDArray[Any]:
+    """Any array of a .npy file, not to be trusted: the caller checks dtype and shape. HeteroError."""
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
