@@ -83,7 +83,8 @@ def scan(layers: Sequence[Layer], reference: Vectors, embed: Embed, mixed: Mixed
     while one error less among dozens drowns in the rest. Errors of different layers are nearly independent,
     so their distances nearly add up, and the largest are the ones to remove; how many it takes is measured
     on the mixed model itself, by bisection. Costs one quantisation and one pass over the images per layer
-    and about log2 of the layers more.
+    and about log2 of the layers more; not resumable, being short: 0.2 s a layer in ONNX and 1 s in LiteRT
+    for elastic-s and 64 images on one busy core.
     """
     names = [layer.name for layer in layers]
     scores = tuple(
