@@ -84,9 +84,8 @@ def scan(layers: Sequence[Layer], reference: Vectors, embed: Embed, mixed: Mixed
     up to 1.1 to 1.5 times the distance of the whole, so that they say what matters at all. They do not say
     what a layer in float32 gains, as its neighbours still round the tensors between them; hence how many
     it takes is measured on the mixed model itself, by bisection. Costs one quantisation and one pass over
-    the images per layer
-    and about log2 of the layers more; not resumable, being short: 0.2 s a layer in ONNX and 1 s in LiteRT
-    for elastic-s and 64 images on one busy core.
+    the images per layer and about log2 of the layers more; not resumable, being short: 0.2 s a layer in ONNX
+    and 1 s in LiteRT for elastic-s and 64 images on one busy core.
     """
     names = [layer.name for layer in layers]
     scores = tuple(
