@@ -150,9 +150,17 @@ def onnx_bytes(
 
 
 def tflite_bytes(
-    net: TinyNet, *, dtype: str = "float32", output: str = "embedding", scale: float = 1.0
+    net: TinyNet,
+    *,
+    dtype: str = "float32",
+    output: str = "embedding",
+    scale: float = 1.0,
+    quantised_output: bool = False,
 ) -> bytes:
-    """The net as a TFLite flatbuffer: [DEQUANTIZE,] FULLY_CONNECTED, L2_NORMALIZATION; batch 1."""
+    """The net as a TFLite flatbuffer: [DEQUANTIZE,] FULLY_CONNECTED, L2_NORMALIZATION; batch 1.
+
+    quantised_output: ends in QUANTIZE to the input's dtype, before the normalisation.
+    """
     from ai_edge_litert import schema_py_generated as s
 
     graph = _FlatGraph()
@@ -167,6 +175,11 @@ def tflite_bytes(
     z, embedding = graph.tensor((1, len(net.bias))), graph.tensor((1, len(net.bias)))
     options = s.BuiltinOptions.FullyConnectedOptions, s.FullyConnectedOptionsT()
     graph.operator(s.BuiltinOperator.FULLY_CONNECTED, [pixels, weight, bias], z, options)
+    if quantised_output:
+        zero_point = {"uint8": 121, "int8": -7}[dtype]
+        codes = graph.tensor((1, len(net.bias)), dtype, quantisation=(0.25, zero_point))
+        graph.operator(s.BuiltinOperator.QUANTIZE, [z], codes)
+        return graph.serialise({"image": image}, {output: codes})
     norm = s.BuiltinOptions.L2NormOptions, s.L2NormOptionsT()
     graph.operator(s.BuiltinOperator.L2_NORMALIZATION, [z], embedding, norm)
     return graph.serialise({"image": image}, {output: embedding})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hetero_devices import strict
-from hetero_devices.bundle import MANIFEST, Bundle, FileRecord, Manifest, model_name
+from hetero_devices.bundle import MANIFEST, PRECISIONS, Bundle, FileRecord, Manifest, model_name
 from hetero_devices.errors import BundleError
 
 Change = Callable[[dict[str, Any]], object]
@@ -147,3 +147,9 @@ def test_golden_vectors_that_do_not_fit(tiny_bundle: Path, array: Any, match: st
     rewrite(tiny_bundle, lambda manifest: manifest["golden"].update(vectors=record))
     with pytest.raises(BundleError, match=match):
         Bundle.open(tiny_bundle).golden_vectors()
+
+
+def test_what_can_be_recorded_is_what_can_be_written() -> None:
+    from hetero_export.formats import EXPORTERS
+
+    assert {format: tuple(exporter.variants) for format, exporter in EXPORTERS.items()} == PRECISIONS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,3 +117,60 @@ def test_killed_and_run_again_it_ends_with_the_same_scores(
     done = demo(run, *LENIENT)
     assert done.returncode == 0, done.stderr
     assert scores(json.loads(done.stdout)) == scores(report)
+
+
+def hetero(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "hetero", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, env=environment(), check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export.precisions=[fp16]"], "give changed settings a folder by -o"),
+        (["seed=3", "-o", "other"], "is not of export"),
+        (["export.precisions=[int8_io]", "-o", "other"], "no precision 'int8_io' of onnx"),
+    ],
+    ids=["no folder", "another section", "combination"],
+)
+def test_an_export_of_other_settings_says_what_it_needs(
+    finished: tuple[Path, dict[str, Any]], arguments: list[str], words: str
+) -> None:
+    done = hetero("export", finished[0], *arguments, "--dry-run")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_names_the_other_settings(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    changes = ["export.formats=[tflite]", "export.precisions=[int8_io,mixed]"]
+    done = hetero("export", finished[0], *changes, "-o", tmp_path / "other", "--dry-run")
+    assert done.stdout == "would export tflite in int8_io, mixed\n"
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "precisions"),
+    [("onnx", "fp32,fp16,dynamic,int8,mixed"), ("tflite", "fp16,dynamic,int8,int8_io,uint8_io,mixed")],
+)
+def test_every_precision_goes_through_verification_report_and_gates(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, format: str, precisions: str
+) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    shutil.copytree(finished[0], run)
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["gates"]["size_kb"] = None
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    changes = [f"export.formats=[{format}]", f"export.precisions=[{precisions}]", "export.mixed.images=8"]
+    exported = hetero("export", run, *changes, "-o", bundle)
+    assert exported.returncode == 0, exported.stderr
+    assert "| layer | operator |" in exported.stdout
+    again = hetero("export", run, *changes, "-o", bundle, "--json")
+    assert json.loads(again.stdout)["sensitivity"].keys() == {f"model.mixed.{format}"}
+    assert hetero("verify", bundle).returncode == 0
+    report = hetero("report", run, "--bundle", bundle, "--json")
+    assert report.returncode == 0, report.stderr
+    rows = json.loads(report.stdout)["parity"]
+    assert [row["precision"] for row in rows] == precisions.split(",")
+    assert all(row["cosine_distance_max"] < 1e-4 for row in rows if row["precision"] == "fp16")

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from hetero_devices.bundle import Precision
 from hetero_devices.errors import DataError, ModelError
 from hetero_export.flatbuffer import module_path
 from hetero_export.parity import parity
@@ -54,12 +55,19 @@ def test_float_tolerance_does_not_grow_with_the_error() -> None:
         tolerance("fp32", 2e-5, "m")
 
 
-def test_int8_tolerance_grows_until_the_space_is_lost() -> None:
-    assert tolerance("int8", 1e-5, "m") == 1e-3
-    assert tolerance("int8", 0.01, "m") == pytest.approx(0.03)
+def test_half_precision_has_a_limit_of_its_own() -> None:
+    assert tolerance("fp16", 0.0, "m") == tolerance("fp16", 9e-4, "m") == 1e-3
+    with pytest.raises(ModelError, match="m does not compute what the network does"):
+        tolerance("fp16", 2e-3, "m")
+
+
+@pytest.mark.parametrize("precision", ["dynamic", "int8", "int8_io", "uint8_io", "mixed"])
+def test_tolerance_of_8_bits_grows_until_the_space_is_lost(precision: Precision) -> None:
+    assert tolerance(precision, 1e-5, "m") == 1e-3
+    assert tolerance(precision, 0.01, "m") == pytest.approx(0.03)
     for distance in (0.2, float("nan")):
         with pytest.raises(ModelError, match="m loses the space"):
-            tolerance("int8", distance, "m")
+            tolerance(precision, distance, "m")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from hetero.models.elastic import ElasticConfig
 from hetero.recipes.builtin import BUILTIN
-from hetero.recipes.resolve import resolve, validated
+from hetero.recipes.resolve import overridden, resolve, validated
 from hetero_devices.errors import RecipeError
 
 
@@ -53,6 +53,18 @@ def test_a_list_of_terms_is_one_pair() -> None:
         ("seed=[", "the value is not YAML"),
         ("student.alone=false", "gates.criterion compares with the student trained alone"),
         ("export.formats=[coreml]", "export.formats"),
+        ("export.precisions=[fp32,int4]", "export.precisions"),
+        (
+            "export.precisions=[int8_io]",
+            "there is no precision 'int8_io' of onnx to export: known are fp32, fp16",
+        ),
+        ("export.precisions=[int8,int8]", "name each wanted one once"),
+        ("export.calibration=true", "export.calibration"),
+        ("export.calibration.method=kl", "export.calibration.method"),
+        ("export.calibration.percentile=101", "export.calibration.percentile"),
+        ("export.mixed.target=0", "'export.mixed.target'"),
+        ("student.network.width=0", "'student.network.width'"),
+        ("student.objective=[{term: regression, weight: x}]", "'student.objective.0.weight'"),
     ],
 )
 def test_mistakes_name_the_key(pair: str, message: str) -> None:
@@ -103,3 +115,24 @@ def test_a_network_of_another_family_replaces_the_whole_network(tmp_path: Path) 
     network = resolve(str(path)).student.network
     assert network.kind == "residual"
     assert network.widths == (8, 16)
+
+
+def test_calibration_may_be_a_bare_number_of_images() -> None:
+    short = resolve("demo", ["export.calibration=64"]).export.calibration
+    assert (short.images, short.method) == (64, "minmax")
+    full = resolve("demo", ["export.calibration.method=percentile", "export.calibration.percentile=99.9"])
+    assert (full.export.calibration.images, full.export.calibration.percentile) == (256, 99.9)
+
+
+def test_the_default_export_is_what_it_was() -> None:
+    export = resolve("demo").export
+    assert export.precisions == ("fp32", "int8")
+    assert (export.calibration.method, export.calibration.images) == ("minmax", 256)
+
+
+def test_only_one_section_is_overridden() -> None:
+    recipe = resolve("demo")
+    assert overridden(recipe, ["export.precisions=[mixed]"], "export").export.precisions == ("mixed",)
+    assert overridden(recipe, [], "export") == recipe
+    with pytest.raises(RecipeError, match=r"'seed=3' is not of export: here only export.KEY=VALUE"):
+        overridden(recipe, ["seed=3"], "export")

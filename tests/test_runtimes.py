@@ -76,6 +76,91 @@ def test_something_else_under_the_name_of_a_model(tmp_path: Path, suffix: str) -
         load(path)
 
 
+def onnx_of(path: Path, **changes: Any) -> None:
+    """Change fields of the first node and of the model in an ONNX file."""
+    import onnx
+
+    model = onnx.load(str(path))
+    if "opset" in changes:
+        model.opset_import[0].version = changes["opset"]
+    if "ir" in changes:
+        model.ir_version = changes["ir"]
+    model.graph.node[0].op_type = changes.get("operator", model.graph.node[0].op_type)
+    model.graph.node[0].domain = changes.get("domain", "")
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "remedy"),
+    [
+        ({"ir": 99}, "Unsupported model IR version: 99", "newer than this runtime: update it"),
+        ({"opset": 99}, r"is till opset \d+", "newer than this runtime: update it"),
+        ({"operator": "Teleport"}, "No Op registered for Teleport", "lacks an operator"),
+        ({"domain": "my.ops"}, "No opset import for domain 'my.ops'", "lacks an operator"),
+    ],
+    ids=["IR", "opset", "operator", "domain"],
+)
+def test_onnx_that_the_runtime_does_not_know(
+    tiny_onnx: Any, changes: dict[str, Any], words: str, remedy: str
+) -> None:
+    path = tiny_onnx()
+    onnx_of(path, **changes)
+    with pytest.raises(ModelError, match=words) as raised:
+        load(path)
+    assert remedy in one_line(raised)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "remedy"),
+    [
+        ({"version": 99}, "version '99'", "newer than this runtime: update it"),
+        (
+            {"builtinCode": 32, "deprecatedBuiltinCode": 32, "customCode": b"Mine"},
+            "Mine",
+            "lacks an operator",
+        ),
+    ],
+    ids=["version", "custom"],
+)
+def test_litert_that_the_runtime_does_not_know(
+    tiny_tflite: Any, changes: dict[str, Any], words: str, remedy: str
+) -> None:
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    path = tiny_tflite()
+    model = flatbuffer_utils.read_model(str(path))
+    for field, value in changes.items():
+        setattr(model.operatorCodes[0], field, value)
+    path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    with pytest.raises(ModelError, match=words) as raised:
+        load(path)
+    assert remedy in one_line(raised)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+def test_a_changed_byte_in_the_structure_is_damage(
+    request: pytest.FixtureRequest, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path: Path = request.getfixturevalue(f"tiny_{suffix}")()
+    content = bytearray(path.read_bytes())
+    content[4] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="the file is damaged: copy it again or export it again") as raised:
+        load(path)
+    one_line(raised)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_litert_normalises_a_quantised_output(net: Any, tiny_tflite: Any, dtype: str) -> None:
+    images = net.images(6)
+    session = load(tiny_tflite(dtype=dtype, quantised_output=True))
+    embeddings = session.run(images)
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    assert (1 - (embeddings * net.embed(images)).sum(axis=1)).max() < 0.01
+
+
 def test_absent_file_and_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model file at"):
         load(tmp_path / "m.onnx")

@@ -28,11 +28,15 @@ _MODULE = re.compile(r"[\w.]+\.[A-Za-z0-9]+_(\w+)")  # package.Class_attribute, 
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The model with `metadata` as its entry `hetero`."""
+    """The model with `metadata` as its only entry `hetero`."""
     schema = require("ai_edge_litert.schema_py_generated", "export")
     model = _parse(content)
+    data = np.frombuffer(json.dumps(dict(metadata), sort_keys=True).encode(), np.uint8)
+    for old in (entry for entry in model.metadata or [] if _text(entry.name) == METADATA):
+        model.buffers[old.buffer].data = data
+        return _pack(model)
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(json.dumps(dict(metadata), sort_keys=True).encode(), np.uint8)
+    buffer.data = data
     model.buffers.append(buffer)
     entry.name, entry.buffer = METADATA, len(model.buffers) - 1
     model.metadata = [*(model.metadata or []), entry]

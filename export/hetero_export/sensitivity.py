@@ -79,11 +79,13 @@ def score(reference: Vectors, vectors: Vectors) -> float:
 def scan(layers: Sequence[Layer], reference: Vectors, embed: Embed, mixed: MixedConfig) -> Sensitivity:
     """Score every layer alone, then find the fewest of the worst to leave in float.
 
-    One layer quantised at a time, not all but one: the error of a single layer stands out against float32,
-    while one error less among dozens drowns in the rest. Errors of different layers are nearly independent,
-    so their distances nearly add up, and the largest are the ones to remove; how many it takes is measured
-    on the mixed model itself, by bisection. Costs one quantisation and one pass over the images per layer
-    and about log2 of the layers more.
+    One layer quantised at a time, as Wu et al., 2020, arXiv 2004.09602, section 5.2, not all but one: on
+    elastic-s both orders led to mixed models equally close to float32, and the scores of single layers add
+    up to 1.1 to 1.5 times the distance of the whole, so that they say what matters at all. They do not say
+    what a layer in float32 gains, as its neighbours still round the tensors between them; hence how many
+    it takes is measured on the mixed model itself, by bisection. Costs one quantisation and one pass over
+    the images per layer and about log2 of the layers more; not resumable, being short: 0.2 s a layer in ONNX
+    and 1 s in LiteRT for elastic-s and 64 images on one busy core.
     """
     names = [layer.name for layer in layers]
     scores = tuple(

@@ -21,7 +21,7 @@ def tolerance(precision: Precision, distance: float, file: str) -> float:
     conversion fails here instead of widening its own limit.
 
     float16: 1e-3, not scaled either. On this host, which rounds weights and activations to half but adds in
-    float32, it is 6e-8 on elastic-s and 4e-5 on the worst of a dozen other networks; a processor that also
+    float32, it is 6e-8 on elastic-s and was 4e-5 on the worst other network tried; a processor that also
     adds in half is further off by the square root of the terms of a sum.
 
     8 bits (dynamic, int8 with any ends, mixed): 3 x measured, at least 1e-3. Kernel sets (XNNPACK, built-in,

@@ -47,7 +47,7 @@ def validated(fields: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
+        where = _key(first["loc"])
         if first["type"] == "extra_forbidden":
             raise RecipeError(f"the recipe has no key {where!r}") from None
         message = first["msg"].removeprefix("Value error, ")
@@ -57,6 +57,17 @@ def validated(fields: dict[str, Any]) -> Recipe:
 
 
 _TAGS = {"elastic", "residual", *map(name_of, TERMS)}  # union tags in pydantic's paths
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """The dotted key of pydantic's path, without the tags it adds below a union."""
+    above = (None, *location)
+    parts = zip(above, location, strict=False)
+    return ".".join(
+        str(part)
+        for parent, part in parts
+        if not (part in _TAGS and (isinstance(parent, int) or parent == "network"))
+    )
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
