@@ -288,12 +288,22 @@ def test_calibration_images_of_another_size_are_refused(students: dict[str, Mode
 
 # The artefact.
 
-TOLERANCE = 2e-4
-"""Mean 1 - cosine between simulation and artefact; see docs/quantisation.md."""
+TOLERANCE = 2e-5
+"""Mean 1 - cosine between simulation and artefact; most embeddings are equal bit for bit."""
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ["hswish", "relu6", "leaky"])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("hswish", "onnx"),
+        ("hswish", "tflite"),
+        ("relu6", "tflite"),
+        *(
+            pytest.param(name, format, marks=pytest.mark.slow)
+            for name, format in (("relu6", "onnx"), ("leaky", "onnx"), ("leaky", "tflite"))
+        ),
+    ],
+)
 def test_the_simulation_agrees_with_the_artefact(
     students: dict[str, Model], name: str, format: Format, tmp_path: Path
 ) -> None:
@@ -303,7 +313,8 @@ def test_the_simulation_agrees_with_the_artefact(
     distance = cosine_distance(embedded(deploy, images), real)
     from_float = cosine_distance(embedded(model.deploy, images), real)
     assert distance.mean() < TOLERANCE
-    assert distance.mean() < 0.4 * from_float.mean()  # else it would not be int8 that is simulated
+    assert np.median(distance) < 1e-7  # the same integers
+    assert from_float.mean() > 20 * TOLERANCE  # what the simulation has to explain
 
 
 # Corrections.
@@ -421,7 +432,7 @@ def finished(model: Model, format: Format, folder: Path, steps: int = 60) -> Mod
     return finish(model, format, config, blobs(32, 100), objective=objective, batches=lessons, folder=folder)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_training_lowers_the_distance_of_the_artefact_from_the_anchor(
     students: dict[str, Model], format: Format, tmp_path: Path
 ) -> None:
@@ -434,13 +445,11 @@ def test_training_lowers_the_distance_of_the_artefact_from_the_anchor(
         folder.mkdir()
     deploys = (model.deploy, trained.deploy)
     target = anchor().numpy()
-    plain, aware = (
-        cosine_distance(artefact(deploy, format, folder).run(images), target).mean()
-        for deploy, folder in zip(deploys, folders, strict=True)
+    plain, real = (
+        artefact(deploy, format, folder).run(images) for deploy, folder in zip(deploys, folders, strict=True)
     )
-    assert aware < 0.9 * plain
+    assert cosine_distance(real, target).mean() < 0.9 * cosine_distance(plain, target).mean()
     simulation = simulated(trained, format)
-    real = artefact(trained.deploy, format, tmp_path / "qat").run(images)
     assert cosine_distance(embedded(simulation, images), real).mean() < TOLERANCE
 
 
