@@ -71,7 +71,8 @@ def unfold(network: nn.Module, weights: dict[str, tuple[Tensor, Tensor | None]],
                 _pass_through(changed.get_submodule(norm), bias)
                 bias = None
             if layer.bias is not None:
-                layer.get_parameter("bias").copy_(torch.zeros_like(layer.bias) if bias is None else bias)
+                own = layer.get_parameter("bias")
+                own.copy_(torch.zeros_like(own) if bias is None else bias)
     return changed
 
 

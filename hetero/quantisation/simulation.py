@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -28,6 +28,8 @@ class QuantisedLayer(nn.Module):
 
     While ranges are measured the bias stays in float, as it does in the file the exporter measures.
     """
+
+    measuring: bool
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, scheme: Scheme, source: Rounding | float) -> None:
         """source: what rounded the input, or the step of its grid."""
@@ -60,6 +62,7 @@ class Rounding(nn.Module):
 
     low: Tensor
     high: Tensor
+    measuring: bool
 
     def __init__(self, scheme: Scheme) -> None:
         super().__init__()
@@ -139,17 +142,20 @@ class QuantisedDeploy(Deploy):
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        parts = [*self._roundings(), *self.layers().values()]
-        for part in parts:
-            part.measuring = True
+        parts: list[Rounding | QuantisedLayer] = [*self._roundings(), *self.layers().values()]
+        _set_measuring(parts, True)
         try:
             yield
         finally:
-            for part in parts:
-                part.measuring = False
+            _set_measuring(parts, False)
 
     def _roundings(self) -> list[Rounding]:
         return [module for module in self.network.modules() if isinstance(module, Rounding)]
+
+
+def _set_measuring(parts: Sequence[Rounding | QuantisedLayer], measuring: bool) -> None:
+    for part in parts:
+        part.measuring = measuring
 
 
 def _quantised(folded: fx.GraphModule, scheme: Scheme, pixel_step: float) -> fx.GraphModule:
