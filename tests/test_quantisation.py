@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hetero.models.build import build
 from hetero.models.deploy import Deploy
@@ -51,7 +52,7 @@ SIZE = 16
 FORMATS: tuple[Format, ...] = ("onnx", "tflite")
 Images = npt.NDArray[np.uint8]
 
-NETWORKS = {
+NETWORKS: dict[str, ElasticConfig | ResidualConfig] = {
     "hswish": ElasticConfig(
         stem=8,
         stages=(Stage(width=8, expansion=2), Stage(width=16, depth=2, stride=2, squeeze_excite=True)),
@@ -189,6 +190,8 @@ def test_a_layer_computes_what_a_hand_does() -> None:
     first, last = (network[index] for index in (0, 3))
     assert isinstance(first, nn.Conv2d)
     assert isinstance(last, nn.Linear)
+    assert first.bias is not None
+    bias = first.bias
 
     def on_grid(layer: nn.Conv2d | nn.Linear) -> Tensor:
         weight = layer.weight.detach().flatten(1)
@@ -203,14 +206,14 @@ def test_a_layer_computes_what_a_hand_does() -> None:
 
     @torch.no_grad()
     def by_hand(x: Tensor, integers: bool) -> Tensor:
-        hidden = (x @ on_grid(first).T + first.bias).relu()
+        hidden = (x @ on_grid(first).T + bias).relu()
         if integers:
             hidden = rounded(hidden, by_hand_hidden)
         return hidden @ on_grid(last).T + last.bias
 
     flat = pixels(images).flatten(1)
     with torch.no_grad():
-        by_hand_hidden = ((flat - 127.5) / 127.5 @ on_grid(first).T + first.bias).relu()
+        by_hand_hidden = ((flat - 127.5) / 127.5 @ on_grid(first).T + bias).relu()
         raw_float = by_hand((flat - 127.5) / 127.5, integers=False)
         entered = (flat - 127).clamp(max=127) * 2 / 255
         expected = rounded(by_hand(entered, integers=True), raw_float)
@@ -288,12 +291,22 @@ def test_calibration_images_of_another_size_are_refused(students: dict[str, Mode
 
 # The artefact.
 
-TOLERANCE = 2e-4
-"""Mean 1 - cosine between simulation and artefact; see docs/quantisation.md."""
+TOLERANCE = 2e-5
+"""Mean 1 - cosine between simulation and artefact; most embeddings are equal bit for bit."""
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ["hswish", "relu6", "leaky"])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("hswish", "onnx"),
+        ("hswish", "tflite"),
+        ("relu6", "tflite"),
+        *(
+            pytest.param(name, format, marks=pytest.mark.slow)
+            for name, format in (("relu6", "onnx"), ("leaky", "onnx"), ("leaky", "tflite"))
+        ),
+    ],
+)
 def test_the_simulation_agrees_with_the_artefact(
     students: dict[str, Model], name: str, format: Format, tmp_path: Path
 ) -> None:
@@ -303,7 +316,8 @@ def test_the_simulation_agrees_with_the_artefact(
     distance = cosine_distance(embedded(deploy, images), real)
     from_float = cosine_distance(embedded(model.deploy, images), real)
     assert distance.mean() < TOLERANCE
-    assert distance.mean() < 0.4 * from_float.mean()  # else it would not be int8 that is simulated
+    assert np.median(distance) < 1e-7  # the same integers
+    assert from_float.mean() > 20 * TOLERANCE  # what the simulation has to explain
 
 
 # Corrections.
@@ -384,7 +398,7 @@ def test_adaround_lowers_the_error_of_a_layer_over_nearest() -> None:
         step = visit.layer.scheme.weight_scale(nearest).reshape(-1, 1, 1, 1)
         assert ((adapted - visit.layer.layer.weight).abs() <= step * 1.001).all()
         outputs = [
-            F.conv2d(visit.quantised_input, w, visit.layer.layer.bias, padding=visit.layer.layer.padding)
+            functional_call(visit.layer.layer, {"weight": w}, (visit.quantised_input,))
             for w in (nearest, adapted)
         ]
         seen.extend(float(F.mse_loss(output, visit.float_output)) for output in outputs)
@@ -421,7 +435,7 @@ def finished(model: Model, format: Format, folder: Path, steps: int = 60) -> Mod
     return finish(model, format, config, blobs(32, 100), objective=objective, batches=lessons, folder=folder)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_training_lowers_the_distance_of_the_artefact_from_the_anchor(
     students: dict[str, Model], format: Format, tmp_path: Path
 ) -> None:
@@ -434,13 +448,11 @@ def test_training_lowers_the_distance_of_the_artefact_from_the_anchor(
         folder.mkdir()
     deploys = (model.deploy, trained.deploy)
     target = anchor().numpy()
-    plain, aware = (
-        cosine_distance(artefact(deploy, format, folder).run(images), target).mean()
-        for deploy, folder in zip(deploys, folders, strict=True)
+    plain, real = (
+        artefact(deploy, format, folder).run(images) for deploy, folder in zip(deploys, folders, strict=True)
     )
-    assert aware < 0.9 * plain
+    assert cosine_distance(real, target).mean() < 0.9 * cosine_distance(plain, target).mean()
     simulation = simulated(trained, format)
-    real = artefact(trained.deploy, format, tmp_path / "qat").run(images)
     assert cosine_distance(embedded(simulation, images), real).mean() < TOLERANCE
 
 
@@ -499,12 +511,22 @@ def test_interrupted_and_continued_equals_uninterrupted(students: dict[str, Mode
         ("{corrections: [bias, bias]}", "each given once"),
         ("{fit: {precision: bf16}}", "fit.precision must be fp32"),
         ("{teacher: nobody}", "teacher"),
+        ("{teechers: student}", "no key 'quantised.teechers'; the nearest is 'quantised.teacher'"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(value: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         resolve("demo", [f"student.quantised={value}"])
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_said_of_finishing_stays_the_default() -> None:
+    pairs_ = ["student.quantised={fit: {steps: 7}}", "student.quantised.fit.batch=8"]
+    config = resolve("demo", pairs_).student.quantised
+    default = QuantisedConfig().fit
+    assert config is not None
+    assert default is not None
+    assert config.fit == default.model_copy(update={"steps": 7, "batch": 8})
 
 
 def test_a_recipe_finishes_nothing_by_default() -> None:

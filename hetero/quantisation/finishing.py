@@ -49,7 +49,7 @@ def finish(
     folder: Path,
     seed: int = 0,
 ) -> Model:
-    """Finish `model` for the int8 artefact of `format`: corrections, then training where `config.fit` is given.
+    """Finish `model` for the int8 artefact of `format`: corrections, then training if `config.fit` says so.
 
     objective, batches: as for the student's own training (None without `config.fit`); targets are embeddings
     of the anchor, or of the float student where labels and anchor are missing. folder: keeps the training's

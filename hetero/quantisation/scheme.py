@@ -23,8 +23,9 @@ class Scheme:
     """The int8 arithmetic of one format's artefact.
 
     weight_max: largest integer of a weight, the smallest is its negative; lowest: smallest integer of an
-    activation; folds_offsets: a constant added to a layer's output becomes part of its bias, so that the
-    output is rounded once; integer_front: pixels are normalised in integers (else in float).
+    activation; folds_offsets: a constant added to a layer's output becomes part of its bias, and the bias
+    of a linear layer before another one part of the latter's; integer_front: pixels are normalised in
+    integers (else in float).
     """
 
     format: Format
@@ -53,6 +54,11 @@ class Scheme:
             weight, scale, zeros, 0, -self.weight_max, self.weight_max
         )
 
+    def quantised_bias(self, bias: Tensor, step: Tensor) -> Tensor:
+        """float [O], the step of each sum -> rounded to 32-bit integers of those steps."""
+        zeros = torch.zeros(len(step), dtype=torch.int32, device=bias.device)
+        return torch.fake_quantize_per_channel_affine(bias, step, zeros, 0, -(2**31), 2**31 - 1)
+
     def activation_grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """The range of a tensor, scalars -> step (float32) and zero point (int32) of a grid with zero."""
         low, high = low.clamp(max=0), high.clamp(min=0)
@@ -63,6 +69,11 @@ class Scheme:
         """Float of any shape -> rounded to the grid of [low, high]; the gradient is zero outside of it."""
         scale, zero = self.activation_grid(low, high)
         return torch.fake_quantize_per_tensor_affine(x, scale, zero, self.lowest, self.highest)
+
+    def pixel_step(self, preprocessing: Preprocessing) -> float:
+        """Of the grid on which normalised pixels reach the first layer."""
+        ends = (torch.tensor([0.0, 255.0]) - preprocessing.offset) * (1 / preprocessing.scale)
+        return float(self.activation_grid(*ends)[0])
 
     @torch.no_grad()
     def pixels(self, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from hetero.models.deploy import Deploy
 from hetero.models.encoder import check_images
-from hetero.quantisation.folding import Folded, unfold
+from hetero.quantisation.folding import Folded, unfold, with_moved_offsets
 from hetero.quantisation.operators import Kind, adds_constant, kind
 from hetero.quantisation.scheme import Scheme
 from hetero_devices.space import Preprocessing
@@ -24,22 +24,36 @@ _BLOCK = 32
 
 
 class QuantisedLayer(nn.Module):
-    """A convolution or linear layer whose weights are rounded to their grid; its bias stays in float.
+    """A convolution or linear layer with its weights rounded to their grid, its bias to that of the sums.
 
-    The artefact rounds the bias too, to 32 bits: a small part of one step of the output.
+    While ranges are measured the bias stays in float, as it does in the file the exporter measures.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, scheme: Scheme) -> None:
+    measuring: bool
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, scheme: Scheme, source: Rounding | float) -> None:
+        """source: what rounded the input, or the step of its grid."""
         super().__init__()
-        self.layer, self.scheme = layer, scheme
+        self.layer, self.scheme, self.measuring = layer, scheme, False
+        self._source = (source,)  # in a tuple: it is a part of the network, not of this layer
 
     @property
     def weight(self) -> Tensor:
         """The weights on their grid, shaped like the layer's."""
         return self.scheme.quantised_weight(self.layer.weight)
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias on the grid of 32-bit sums, whose step is the input's times the weight's: float32 [O]."""
+        bias, source = self.layer.bias, self._source[0]
+        if bias is None or self.measuring:
+            return bias
+        step = source.step if isinstance(source, Rounding) else source
+        return self.scheme.quantised_bias(bias, step * self.scheme.weight_scale(self.layer.weight))
+
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = functional_call(self.layer, {"weight": self.weight}, (x,))
+        parameters = {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
+        output: Tensor = functional_call(self.layer, parameters, (x,))
         return output
 
 
@@ -48,12 +62,18 @@ class Rounding(nn.Module):
 
     low: Tensor
     high: Tensor
+    measuring: bool
 
     def __init__(self, scheme: Scheme) -> None:
         super().__init__()
         self.scheme, self.measuring = scheme, False
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
+
+    @property
+    def step(self) -> Tensor:
+        """Of the grid: scalar float32."""
+        return self.scheme.activation_grid(self.low, self.high)[0]
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.measuring:
@@ -83,7 +103,8 @@ class QuantisedDeploy(Deploy):
     ) -> None:
         """calibration: uint8 [K, S, S, 3], the images the exporter will calibrate on. Raises DataError."""
         check_images(calibration, preprocessing.size)
-        super().__init__(_quantised(folded.graph, scheme), preprocessing)
+        folded = with_moved_offsets(folded) if scheme.folds_offsets else folded
+        super().__init__(_quantised(folded.graph, scheme, scheme.pixel_step(preprocessing)), preprocessing)
         self.folded, self.scheme, self.refresh = folded, scheme, refresh
         self.calibration = torch.from_numpy(np.array(calibration)).permute(0, 3, 1, 2)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -121,19 +142,23 @@ class QuantisedDeploy(Deploy):
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        for rounding in self._roundings():
-            rounding.measuring = True
+        parts: list[Rounding | QuantisedLayer] = [*self._roundings(), *self.layers().values()]
+        _set_measuring(parts, True)
         try:
             yield
         finally:
-            for rounding in self._roundings():
-                rounding.measuring = False
+            _set_measuring(parts, False)
 
     def _roundings(self) -> list[Rounding]:
         return [module for module in self.network.modules() if isinstance(module, Rounding)]
 
 
-def _quantised(folded: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
+def _set_measuring(parts: Sequence[Rounding | QuantisedLayer], measuring: bool) -> None:
+    for part in parts:
+        part.measuring = measuring
+
+
+def _quantised(folded: fx.GraphModule, scheme: Scheme, pixel_step: float) -> fx.GraphModule:
     """A copy with quantised layers, and a rounding after each value the artefact rounds."""
     graph = copy.deepcopy(folded)
     for node in list(graph.graph.nodes):
@@ -146,10 +171,21 @@ def _quantised(folded: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
     for node in list(graph.graph.nodes):
         layer = graph.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            graph.set_submodule(node.target, QuantisedLayer(layer, scheme))
+            source = _source(node, graph) or pixel_step
+            graph.set_submodule(node.target, QuantisedLayer(layer, scheme, source))
     graph.graph.lint()
     graph.recompile()
     return graph
+
+
+def _source(node: fx.Node, graph: fx.GraphModule) -> Rounding | None:
+    """What rounded the input of a layer; None where that is the pixels."""
+    while node.op != "placeholder":
+        node = node.all_input_nodes[0]
+        module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, Rounding):
+            return module
+    return None
 
 
 def _fuses(node: fx.Node, graph: fx.GraphModule) -> bool:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from hetero.models.build import preset
 from hetero.objectives.terms import TERMS, name_of
+from hetero.quantisation.config import QuantisedConfig
 from hetero.recipes.builtin import builtin
 from hetero.recipes.recipe import Recipe
 from hetero_devices.errors import RecipeError
@@ -143,7 +144,11 @@ def _known(key: str, fields: dict[str, Any], prefix: str) -> None:
 
 
 def _expanded(key: str, value: Any) -> Any:
-    """A preset's name becomes its fields, so that later overrides can reach into them."""
+    """A preset's name, or what is said of finishing, becomes all fields: later overrides can reach into them."""
+    if key == "quantised" and isinstance(value, dict):
+        fields = QuantisedConfig().model_dump(mode="json")
+        _merge(fields, value, f"{key}.")
+        return fields
     if key != "network" or not isinstance(value, str):
         return value
     try:
