@@ -29,11 +29,18 @@ from hetero.runs.gates import gates
 from hetero.runs.parity import parity_row
 from hetero_devices import runtimes
 from hetero_devices.bundle import Bundle, ModelFile
+from hetero_devices.errors import require
 from hetero_devices.space import Embeddings
 from hetero_export.loop import export_run
+from hetero_export.quiet import quiet
 
 PSNR_GOOD = 30.0  # dB, the customary limit of export checks; peak: the largest component
 ATOL = (1e-3, 1e-2, 5e-2)
+FOUR_BITS = {
+    "last layer": ("FULLY_CONNECTED",),
+    "convolutions": ("CONV_2D",),
+    "both": ("CONV_2D", "FULLY_CONNECTED"),  # it takes no depthwise layer in 4 bits
+}
 CALIBRATION = 64  # images for ONNX Runtime's own quantiser
 
 
@@ -61,7 +68,7 @@ def main() -> None:
     run = gates_data.trained()
     bundle = export_run(run)
     with tempfile.TemporaryDirectory() as work:
-        exports = [*_ours(bundle), *_stock(bundle, run, Path(work))]
+        exports = [*_ours(bundle), *_stock(bundle, run, Path(work)), *_four_bits(bundle, Path(work))]
         rows = [row for task in gates_data.tasks(run) for row in _rows(task, bundle, exports)]
     page = table(rows)
     print(page)
@@ -116,6 +123,23 @@ def _stock(bundle: Bundle, run: Run, work: Path) -> Iterator[Export]:
         target = work / f"{name}.onnx"
         quantization.quantize_static(str(source), str(target), _Calibration(images), **options)
         yield Export(f"onnxruntime, {name}", target)
+
+
+def _four_bits(bundle: Bundle, work: Path) -> Iterator[Export]:
+    """LiteRT's own quantiser, weights in 4 bits per channel, activations in float: of which layers."""
+    manager = require("ai_edge_quantizer.recipe_manager", "export")
+    quantizer = require("ai_edge_quantizer.quantizer", "export")
+    operators = require("ai_edge_quantizer.qtyping", "export").TFLOperationName
+    source = bundle.path(bundle.model("tflite", "fp32")).read_bytes()
+    for name, chosen in FOUR_BITS.items():
+        recipe = manager.RecipeManager()
+        for operator in chosen:
+            recipe.add_weight_only_config(".*", operators[operator], num_bits=4)
+        with quiet():
+            result = quantizer.Quantizer(bytearray(source), recipe.get_quantization_recipe()).quantize()
+        target = work / f"{len(chosen)}{chosen[0]}.tflite"
+        target.write_bytes(bytes(result.quantized_model))
+        yield Export(f"LiteRT, 4-bit weights, {name}", target)
 
 
 def _rows(task: Task, bundle: Bundle, exports: list[Export]) -> Iterator[Row]:
