@@ -278,7 +278,14 @@ def test_a_bundle_alone_is_gated_by_images_and_the_stored_gallery(tiny_bundle: P
     images, cache = labelled(tmp_path / "set.npz"), {"HETERO_CACHE": str(tmp_path / "cache")}
     done = hetero("embed", tiny_bundle, images, "-o", tmp_path / "cloud", "--split", "test", **cache)
     assert done.returncode == 0, done.stderr
-    command = ["verify", tiny_bundle, "--queries", images, "--gallery", tmp_path / "cloud" / "test"]
+    command: list[str | Path] = [
+        "verify",
+        tiny_bundle,
+        "--queries",
+        images,
+        "--gallery",
+        tmp_path / "cloud" / "test",
+    ]
     sound = hetero(*command, "gates.delegated_share=0.5", "gates.float_layers=1", **cache)
     assert sound.returncode == 0, sound.stdout + sound.stderr
     assert "model.int8.tflite: change of Recall@1" in sound.stdout
