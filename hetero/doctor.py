@@ -17,6 +17,7 @@ EXTRAS = {
     "device-litert": ("ai-edge-litert",),
     "export": ("onnx", "onnxscript", "onnxslim", "litert-torch", "ai-edge-quantizer"),
     "parquet": ("pyarrow",),
+    "codecs": ("faiss-cpu",),
 }
 
 

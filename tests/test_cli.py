@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from hetero.cli.main import VERBS
-from hetero_devices.space import Embeddings, Space
+from hetero_devices.space import Embeddings, Space, prefix_space
 
 ROOT = Path(__file__).parents[1]
 
@@ -263,3 +263,58 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         assert not list(disk.rglob("*.safetensors"))
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def labelled(path: Path) -> Path:
+    """Arrays of 16 classes of 4 noisy 8-pixel images, half of the classes for test."""
+    rng = np.random.default_rng(0)
+    centres = rng.integers(60, 196, (16, 8, 8, 3))
+    images = centres[np.arange(64) // 4] + rng.integers(-40, 41, (64, 8, 8, 3))
+    np.savez(path, images=images.astype(np.uint8), labels=np.arange(64) // 4)
+    return path
+
+
+def test_a_bundle_alone_is_gated_by_images_and_the_stored_gallery(tiny_bundle: Path, tmp_path: Path) -> None:
+    images, cache = labelled(tmp_path / "set.npz"), {"HETERO_CACHE": str(tmp_path / "cache")}
+    done = hetero("embed", tiny_bundle, images, "-o", tmp_path / "cloud", "--split", "test", **cache)
+    assert done.returncode == 0, done.stderr
+    command: list[str | Path] = [
+        "verify",
+        tiny_bundle,
+        "--queries",
+        images,
+        "--gallery",
+        tmp_path / "cloud" / "test",
+    ]
+    sound = hetero(*command, "gates.delegated_share=0.5", "gates.float_layers=1", **cache)
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert "model.int8.tflite: change of Recall@1" in sound.stdout
+    strict = hetero(*command, "gates.float_layers=1", "gates.size_kb=1", "--json", **cache)
+    assert strict.returncode == 1, strict.stderr
+    failed = [result["name"] for result in json.loads(strict.stdout) if not result["passed"]]
+    assert failed == ["smallest file, kB"]
+
+
+def test_gates_that_cannot_be_asked_for_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        (["gates.size_kb=1"], "add --gate"),
+        (["--queries", "glyphs"], "both --queries and --gallery"),
+        (["--gate", "gates.size=1"], "gates.size_kb"),
+    ):
+        done = hetero("verify", tiny_bundle, *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_gallery_may_be_cut_to_a_prefix(tiny_bundle: Path, tmp_path: Path) -> None:
+    images, cache = labelled(tmp_path / "set.npz"), {"HETERO_CACHE": str(tmp_path / "cache")}
+    target = tmp_path / "cut"
+    done = hetero("embed", tiny_bundle, images, "-o", target, "--split", "test", "--dim", "4", **cache)
+    assert done.returncode == 0, done.stderr
+    cut = Embeddings.load(target / "test")
+    cut.check()
+    assert cut.space == prefix_space(Space("0" * 16, 16), 4)
+    assert "cannot be cut" in refused(
+        "embed", tiny_bundle, images, "-o", tmp_path / "x", "--dim", "17", **cache
+    )

@@ -102,8 +102,16 @@ def test_pages_name_only_commands_that_exist(page: Path) -> None:
         assert verb in VERBS, verb
 
 
-def test_every_row_of_figures_in_the_readme_was_written_by_a_benchmark() -> None:
-    section = (ROOT / "README.md").read_text().split("## Numbers")[1].split("\n## ")[0]
+PARTS_WITH_FIGURES = (
+    ("README.md", "## Numbers"),
+    ("docs/gates.md", "## Why numbers are not enough"),
+    ("docs/gates.md", "## Compressed galleries"),
+)
+
+
+@pytest.mark.parametrize(("page", "heading"), PARTS_WITH_FIGURES)
+def test_every_row_of_figures_was_written_by_a_benchmark(page: str, heading: str) -> None:
+    section = (ROOT / page).read_text().split(heading)[1].split("\n## ")[0]
     written = "".join(path.read_text() for path in (ROOT / "benchmarks" / "results").glob("*.md"))
     rows = [line for line in section.splitlines() if re.match(r"\|.*\d", line)]
     assert rows

@@ -120,6 +120,12 @@ def sample(names: tuple[str, str, str] = ("anchor", "student", "student alone"))
                 format=kind,
                 precision=precision,
                 cosine_distance_mean=distance,
+                cosine_distance_median=distance / 2,
+                max_abs_error=30 * distance,
+                recall=Estimate(0.8, 0.75, 0.85),
+                queries=600,
+                negative_flips=round(9000 * distance),
+                positive_flips=round(4000 * distance),
                 cosine_distance_p99=4 * distance,
                 cosine_distance_max=11 * distance,
                 top1_identical=1 - 40 * distance,
@@ -197,7 +203,7 @@ def test_json_round_trip_is_exact_and_stable(report: Report, tmp_path: Path) -> 
 
 def test_a_damaged_report_is_refused_in_one_line(report: Report, tmp_path: Path) -> None:
     for change, message in (
-        ({"schema": 99}, "not a report of schema 1"),
+        ({"schema": 99}, "not a report of schema 2"),
         ({"gates": [{"name": "x"}]}, r"report is not understood: gates\.0\.passed: Field required"),
         ({"space": {"id": 3, "dim": "wide"}}, r"report is not understood: space\.id"),
     ):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,9 +291,7 @@ def test_damaged_tables_are_one_line(tmp_path: Path) -> None:
 
 def test_another_space_is_refused(tmp_path: Path) -> None:
     gallery = load_gallery(stored(tmp_path / "g"))
-    query = Embeddings(
-        *(getattr(embeddings(5), f) for f in ("vectors", "ids", "labels")), Space("c" * 16, DIM)
-    )
+    query = replace(embeddings(5), space=Space("c" * 16, DIM))
     with pytest.raises(SpaceMismatch, match="c" * 16):
         evaluate(query, gallery)
 

@@ -152,7 +152,9 @@ def test_twins_are_found_across_chunks_and_signs_of_zero(monkeypatch: pytest.Mon
 
 def test_twins_survive_hash_collisions(monkeypatch: pytest.MonkeyPatch) -> None:
 
-    def collide(vectors: npt.NDArray[np.float32], rows: npt.NDArray[np.int64] | None = None) -> Any:
+    def collide(
+        vectors: npt.NDArray[np.float32], rows: npt.NDArray[np.int64] | None = None, width: int | None = None
+    ) -> Any:
         return np.zeros(len(vectors) if rows is None else len(rows), np.uint64)
 
     monkeypatch.setattr("hetero.retrieval.twins._hashes", collide)

@@ -75,13 +75,14 @@ def command(
         search = queries, gallery, reference, split, root, seed
         gated = _gates(bundle, recipe, overrides, formats, search)
     if as_json:
-        print_json([asdict(result) for result in (*checks, *gated)])
+        print_json([*map(asdict, checks), *map(asdict, gated)])
     else:
         for check in checks:
             click.echo(_line(check))
-        for result in gated:
-            print_gate(result)
-    sys.exit(0 if all(result.passed for result in (*checks, *gated)) else 1)
+        for each in gated:
+            print_gate(each)
+    passed = all(check.passed for check in checks) and all(each.passed for each in gated)
+    sys.exit(0 if passed else 1)
 
 
 def _gates(
