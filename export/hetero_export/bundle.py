@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hetero import __version__
+from hetero.models.deploy import Deploy
 from hetero.models.encoder import TorchEncoder, check_images
+from hetero.models.foreign.fusing import fused
 from hetero.models.store import Model
 from hetero.progress import track
 from hetero_devices import runtimes
@@ -71,6 +73,7 @@ def write_bundle(
     if set(precisions) != {"fp32"}:
         check_calibration(calibration)
     vectors = _golden_vectors(model, golden)
+    model = _fused(model)
     with atomic_directory(folder) as root:
         _write_golden(root, golden, vectors)
         for format in track(formats, "Exporting"):
@@ -91,6 +94,15 @@ def _check_replaceable(folder: Path) -> None:
         raise BundleError(f"{folder} exists and is not a bundle: choose another folder for the export")
     if folder.exists() and not folder.is_dir():
         raise BundleError(f"{folder} is a file: choose a folder for the export")
+
+
+def _fused(model: Model) -> Model:
+    """The model with re-parameterisable blocks fused, in its own space: what the bundle is made of."""
+    deploy = model.deploy
+    network = fused(deploy.network, deploy.preprocessing.size)
+    return (
+        model if network is deploy.network else replace(model, deploy=Deploy(network, deploy.preprocessing))
+    )
 
 
 def _golden_vectors(model: Model, golden: Images) -> Vectors:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from hetero import report as reports
-from hetero.data.imageset import Images
 from hetero.models.store import weights_digest
 from hetero.report import Report
 from hetero.runs import Run
@@ -16,6 +12,7 @@ from hetero.runs.evaluation import evaluate
 from hetero_devices.bundle import MANIFEST, Bundle
 from hetero_devices.devices import Device
 from hetero_export.bundle import write_bundle
+from hetero_export.choosing import balanced, spread
 
 
 def export_run(run: Run, folder: Path | None = None) -> Bundle:
@@ -31,8 +28,8 @@ def export_run(run: Run, folder: Path | None = None) -> Bundle:
         run.student,
         folder,
         name=run.recipe.name,
-        calibration=_balanced(run, config.calibration),
-        golden=run.splits.train.select(_spread(len(run.splits.train), config.golden)).images,
+        calibration=balanced(run.splits.train, config.calibration, run.recipe.seed),
+        golden=spread(run.splits.train, config.golden),
         formats=config.formats,
         precisions=config.precisions,
         source={"recipe": run.recipe.name, "seed": run.recipe.seed, "weights_sha256": digest},
@@ -46,17 +43,3 @@ def carry_out(run: Run, device: Device | None = None) -> tuple[Report, Path]:
         _ = run.alone
     report = evaluate(run, bundle, device)
     return report, reports.write(report, run.folder / "report")
-
-
-def _balanced(run: Run, count: int) -> Images:
-    """`count` training images, taken from as many classes as there are: uint8 [count, S, S, 3]."""
-    images = run.splits.train
-    order = np.random.default_rng(run.recipe.seed).permutation(len(images))
-    _, first = np.unique(images.labels[order], return_index=True)
-    rest = np.setdiff1d(np.arange(len(order)), first, assume_unique=True)
-    return images.select(np.sort(order[np.concatenate([first, rest])[:count]])).images
-
-
-def _spread(total: int, count: int) -> npt.NDArray[np.int64]:
-    """`count` row numbers spread evenly over 0..total-1: int64."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))

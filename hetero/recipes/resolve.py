@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from hetero.config import Config
 from hetero.models.build import preset
 from hetero.objectives.terms import TERMS, name_of
 from hetero.recipes.builtin import builtin
 from hetero.recipes.recipe import Recipe
 from hetero_devices.errors import RecipeError
+
+C = TypeVar("C", bound=Config)
 
 
 def resolve(source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -31,8 +34,20 @@ def resolve(source: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def validated(fields: dict[str, Any]) -> Recipe:
     """Plain fields -> recipe; RecipeError in one line."""
+    return _validated(Recipe, fields)
+
+
+def changed(config: C, overrides: Sequence[str]) -> C:
+    """Any configuration changed by `a.b.c=value` pairs; errors as `resolve`."""
+    fields = config.model_dump(mode="json")
+    for pair in overrides:
+        _override(fields, pair)
+    return _validated(type(config), fields)
+
+
+def _validated(kind: type[C], fields: dict[str, Any]) -> C:
     try:
-        return Recipe.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
@@ -44,7 +59,7 @@ def validated(fields: dict[str, Any]) -> Recipe:
         ) from None
 
 
-_TAGS = {"elastic", "residual", *map(name_of, TERMS)}  # union tags in pydantic's paths
+_TAGS = {"elastic", "residual", "timm", *map(name_of, TERMS)}  # union tags in pydantic's paths
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
