@@ -239,12 +239,13 @@ def _write(work: Work, format: Format, precision: Precision, fields: Cell) -> No
 
 
 _ABOUT = (
-    f"Random weights, batch normalisation settled on {CALIBRATION} glyphs, int8 calibrated on the same; "
-    f"{CLASSES} queries, a gallery of as many. Cosine to torch: mean / lowest. Same first: queries whose "
-    "first gallery image stays. Spread: mean cosine between different images in torch; near 1, random "
-    "weights leave little to tell images apart, and 'same first' is harder than with a trained network. "
-    "Size and latency (one thread, median) are ratios to the float32 file of the same format; the machine was busy "
-    "with other work, so that latency shows the order of magnitude only."
+    f"Random weights, batch normalisation settled on {CALIBRATION} glyphs, int8 calibrated on the "
+    f"same; {CLASSES} queries, a gallery of as many. Cosine to torch: mean / lowest. Same first: "
+    "queries whose first gallery image stays. Spread: mean cosine between different images in torch; "
+    "near 1, random weights leave little to tell images apart, and 'same first' is harder than with a "
+    "trained network. Size and latency (one thread, median) are ratios to the float32 file of the "
+    "same format; the machine was busy with other work, so that latency shows the order of magnitude "
+    "only."
 )
 
 

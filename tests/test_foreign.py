@@ -180,6 +180,8 @@ class Branches(nn.Module):
         self.epsilon, self.single = epsilon, False
         for norm in self.norms:
             assert isinstance(norm, nn.BatchNorm2d)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             nn.init.uniform_(norm.running_mean, -1, 1)
             nn.init.uniform_(norm.running_var, 0.01, 1)
             nn.init.uniform_(norm.weight, 0.5, 2)
@@ -189,7 +191,8 @@ class Branches(nn.Module):
             y: Tensor = self.three(x)
             return y
         first: Tensor = self.norms[0](self.three(x))
-        return first + self.norms[1](self.one(x))
+        second: Tensor = self.norms[1](self.one(x))
+        return first + second
 
     def reparameterize(self) -> None:
         weight, bias = torch.zeros(6, 3, 3, 3), torch.zeros(6)
@@ -367,7 +370,7 @@ def test_hugging_face_models_from_a_folder(tmp_path: Path) -> None:
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic"
     )
-    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    transformers.ResNetModel(config).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(
         '{"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": {"shortest_edge": 32}}'
     )
