@@ -20,9 +20,9 @@ def stamp(command: str, data: str, seed: int) -> dict[str, Any]:
     return {"command": command, "data": data, "seed": seed, "date": date, "environment": environment()}
 
 
-def write(name: str, fields: dict[str, Any], table: str) -> None:
-    """Write results/NAME.json and results/NAME.md; the Markdown ends with the stamp in words."""
-    write_json(RESULTS / f"{name}.json", fields)
+def write(name: str, fields: dict[str, Any], table: str, folder: Path = RESULTS) -> None:
+    """Write NAME.json and NAME.md into `folder`; the Markdown ends with the stamp in words."""
+    write_json(folder / f"{name}.json", fields)
     made = fields["stamp"]
     machine = made["environment"]
     versions = ", ".join(f"{k} {v}" for k, v in machine["packages"].items() if v)
@@ -30,5 +30,5 @@ def write(name: str, fields: dict[str, Any], table: str) -> None:
     where = f"{processor}, {machine['system']}; Python {machine['python']}"
     origin = f"{made['command']}` on {made['date']}; data: {made['data']}; seed {made['seed']}"
     footer = f"\nWritten by `{origin}; {where}, {versions}.\n"
-    with atomic_file(RESULTS / f"{name}.md") as temporary:
+    with atomic_file(folder / f"{name}.md") as temporary:
         temporary.write_text(table + footer)

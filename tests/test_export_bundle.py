@@ -359,7 +359,7 @@ def test_tolerance_catches_swapped_channels(exported: Exported, format: str, pre
 def test_the_card_s_examples_run(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(exported.bundle.root)
     examples = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3  # two runtimes, and resizing
     for example in examples:
         exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - our own text, as a user would run it
 

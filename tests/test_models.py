@@ -162,9 +162,18 @@ def test_any_torch_module_is_an_anchor() -> None:
     assert np.allclose(np.linalg.norm(anchor.embed("test", image_set(3)).vectors, axis=1), 1, atol=1e-5)
 
 
-def test_a_module_that_returns_maps_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"does not return float32 \[N, D\]"):
-        anchors.from_module(nn.Conv2d(3, 4, 3), PREPROCESSING)
+def test_a_module_that_returns_maps_is_an_anchor_of_their_mean() -> None:
+    module = nn.Conv2d(3, 4, 3)
+    pooled = nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    found, expected = (
+        anchors.from_module(m, PREPROCESSING).embed("test", image_set(2)) for m in (module, pooled)
+    )
+    np.testing.assert_allclose(found.vectors, expected.vectors, atol=1e-6)
+
+
+def test_a_module_that_returns_something_else_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"returns \[2, 3, 16, 16, 1\], expected \[N, D\]"):
+        anchors.from_module(nn.Unflatten(3, (16, 1)), PREPROCESSING)
 
 
 def test_an_onnx_file_is_an_anchor(tiny_onnx: object, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def run_of(folder: Path, data: Path, anchor: Path, *changes: str) -> Run:
 def test_a_projection_is_part_of_the_deployed_student(data: Path, anchor: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path, data, anchor, "student.dimension=projection", "student.network.dim=8")
     assert run.student.space == run.anchor.space
-    assert run.student.config.project == 16
+    assert run.student.config.model_dump()["project"] == 16
     loaded = store.load(tmp_path / "student")
     assert loaded.encoder.encode(run.test.query.images[:2]).shape == (2, 16)
     assert run.student.cost.parameters == run.alone.cost.parameters  # the control has the same network

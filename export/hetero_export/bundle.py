@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hetero import __version__
+from hetero.models.deploy import Deploy
 from hetero.models.encoder import TorchEncoder, check_images
+from hetero.models.foreign.fusing import fused
 from hetero.models.store import Model
 from hetero.progress import track
 from hetero.recipes.recipe import MixedConfig
@@ -82,6 +84,7 @@ def write_bundle(
     for format, other in finished.items():
         check_same(model.space, other.space, "the model", f"the model finished for {format} int8")
     vectors = _golden_vectors(model, golden)
+    model = _fused(model)
     with atomic_directory(folder) as root:
         _write_golden(root, golden, vectors)
         models = [
@@ -114,6 +117,15 @@ def _check_replaceable(folder: Path) -> None:
         raise BundleError(f"{folder} exists and is not a bundle: choose another folder for the export")
     if folder.exists() and not folder.is_dir():
         raise BundleError(f"{folder} is a file: choose a folder for the export")
+
+
+def _fused(model: Model) -> Model:
+    """The model with re-parameterisable blocks fused, in its own space: what the bundle is made of."""
+    deploy = model.deploy
+    network = fused(deploy.network, deploy.preprocessing.size)
+    return (
+        model if network is deploy.network else replace(model, deploy=Deploy(network, deploy.preprocessing))
+    )
 
 
 def _golden_vectors(model: Model, golden: Images) -> Vectors:

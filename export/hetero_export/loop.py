@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from hetero import report as reports
-from hetero.data.imageset import Images
 from hetero.models.store import Model, weights_digest
 from hetero.recipes.recipe import ExportConfig
 from hetero.report import Report
@@ -21,7 +17,8 @@ from hetero_devices.errors import RecipeError
 from hetero_devices.runtimes import Format
 from hetero_export.bundle import write_bundle
 from hetero_export.calibration import Calibration
-from hetero_export.formats import INTEGER, needs_calibration
+from hetero_export.choosing import calibration, spread
+from hetero_export.formats import INTEGER
 
 
 def export_run(run: Run, folder: Path | None = None, config: ExportConfig | None = None) -> Bundle:
@@ -31,8 +28,8 @@ def export_run(run: Run, folder: Path | None = None, config: ExportConfig | None
     files are of the student finished for their format.
     """
     folder, config = folder or run.folder / "bundle", config or run.recipe.export
-    calibration = _calibration(run, config)
-    for_int8 = _finished(run, config, calibration)
+    images = calibration(run.splits.train, config, run.recipe.seed)
+    for_int8 = _finished(run, config, images)
     source = {"weights_sha256": _digest(run.student), "export": config.model_dump(mode="json")}
     source |= {f"{format}_int8_weights_sha256": _digest(model) for format, model in for_int8.items()}
     if (folder / MANIFEST).is_file():
@@ -43,8 +40,8 @@ def export_run(run: Run, folder: Path | None = None, config: ExportConfig | None
         run.student,
         folder,
         name=run.recipe.name,
-        calibration=calibration,
-        golden=run.splits.train.select(_spread(len(run.splits.train), config.golden)).images,
+        calibration=images,
+        golden=spread(run.splits.train, config.golden),
         formats=config.formats,
         precisions=config.precisions,
         mixed=config.mixed,
@@ -62,39 +59,17 @@ def carry_out(run: Run, device: Device | None = None) -> tuple[Report, Path]:
     return report, reports.write(report, run.folder / "report")
 
 
-def _calibration(run: Run, config: ExportConfig) -> Calibration | None:
-    """None where no precision asks for it: then too few training images are no mistake."""
-    if not needs_calibration(config.precisions):
-        return None
-    chosen = config.calibration
-    return Calibration(_balanced(run, chosen.images), chosen.method, chosen.percentile)
-
-
-def _finished(run: Run, config: ExportConfig, calibration: Calibration | None) -> dict[Format, Model]:
+def _finished(run: Run, config: ExportConfig, found: Calibration | None) -> dict[Format, Model]:
     """The students whose int8 artefacts are written in place of the float student's; none by default."""
-    if run.recipe.student.quantised is None or calibration is None or not set(INTEGER) & {*config.precisions}:
+    if run.recipe.student.quantised is None or found is None or not set(INTEGER) & {*config.precisions}:
         return {}
-    if calibration.method != "minmax":
+    if found.method != "minmax":
         raise RecipeError(
             f"student.quantised takes the ranges that images show, export.calibration.method "
-            f"{calibration.method!r} would cut them: leave it at minmax"
+            f"{found.method!r} would cut them: leave it at minmax"
         )
-    return {format: finished(run, format, calibration.images) for format in config.formats}
+    return {format: finished(run, format, found.images) for format in config.formats}
 
 
 def _digest(model: Model) -> str:
     return weights_digest(model.deploy.network).hex()
-
-
-def _balanced(run: Run, count: int) -> Images:
-    """`count` training images, taken from as many classes as there are: uint8 [count, S, S, 3]."""
-    images = run.splits.train
-    order = np.random.default_rng(run.recipe.seed).permutation(len(images))
-    _, first = np.unique(images.labels[order], return_index=True)
-    rest = np.setdiff1d(np.arange(len(order)), first, assume_unique=True)
-    return images.select(np.sort(order[np.concatenate([first, rest])[:count]])).images
-
-
-def _spread(total: int, count: int) -> npt.NDArray[np.int64]:
-    """`count` row numbers spread evenly over 0..total-1: int64."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))

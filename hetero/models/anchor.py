@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +12,11 @@ from torch import Tensor, nn
 
 from hetero.data.imageset import ImageSet
 from hetero.models import store
-from hetero.models.cost import Cost, cost
-from hetero.models.deploy import Deploy
-from hetero.models.encoder import Encoder, RuntimeEncoder, TorchEncoder, embed
+from hetero.models.cost import Cost
+from hetero.models.encoder import Encoder, RuntimeEncoder, embed
+from hetero.models.foreign.adopt import adopt
+from hetero.models.foreign.config import ForeignConfig
+from hetero.models.foreign.source import is_foreign, open_model
 from hetero_devices import runtimes
 from hetero_devices.errors import DataError, ModelError
 from hetero_devices.files import sha256_file
@@ -53,11 +54,10 @@ def from_model(model: store.Model) -> Anchor:
 
 
 def from_module(module: nn.Module, preprocessing: Preprocessing, head: Tensor | None = None) -> Anchor:
-    """Any torch module: preprocessed float32 [N, 3, S, S] -> float32 [N, D]."""
-    dim = _output_dim(module, preprocessing)
-    space = store.define_space(module, preprocessing, dim)
-    encoder = TorchEncoder(Deploy(module, preprocessing), space)
-    return Anchor(space, encoder, head, cost(module, preprocessing.size))
+    """Any torch module: preprocessed float32 [N, 3, S, S] -> an embedding, as `foreign.adopt` takes it."""
+    mean, std = preprocessing.offset / 255, preprocessing.scale / 255
+    example = torch.zeros(2, 3, preprocessing.size, preprocessing.size)
+    return from_model(replace(adopt(module, example, mean=(mean,) * 3, std=(std,) * 3), head=head))
 
 
 def from_onnx(path: Path, preprocessing: Preprocessing) -> Anchor:
@@ -90,33 +90,12 @@ def bring(source: str, preprocessing: Preprocessing) -> Anchor:
         return from_model(store.load(path))
     if (path / "train").is_dir():
         return from_embeddings(path)
-    if ":" in source:
-        return from_module(_called(source), preprocessing)
+    if is_foreign(source):
+        return from_model(open_model(ForeignConfig(source=source, size=preprocessing.size)))
     raise ModelError(
         f"anchor {source!r} is neither an .onnx file, a trained model's folder, a folder of embeddings "
-        "with train/ and test/, nor package.module:function"
+        "with train/ and test/, timm:NAME, hf:NAME nor package.module:function"
     )
-
-
-def _called(source: str) -> nn.Module:
-    name, _, function = source.partition(":")
-    try:
-        module = getattr(importlib.import_module(name), function)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ModelError(f"anchor {source!r} cannot be built: {error}") from None
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"anchor {source!r} returned a {type(module).__name__}, not a torch module")
-    return module
-
-
-def _output_dim(module: nn.Module, preprocessing: Preprocessing) -> int:
-    with torch.no_grad():
-        output = module.eval()(torch.zeros(2, 3, preprocessing.size, preprocessing.size))
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        raise ModelError(
-            "the anchor's module does not return float32 [N, D]; wrap it to return its embedding"
-        )
-    return int(output.shape[1])
 
 
 def _aligned(stored: Embeddings, images: ImageSet) -> Embeddings:

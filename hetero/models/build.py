@@ -10,6 +10,8 @@ from torch import nn
 
 from hetero.models import elastic, residual
 from hetero.models.elastic import ElasticConfig, ElasticNet
+from hetero.models.foreign import timm_models
+from hetero.models.foreign.timm_models import TimmConfig
 from hetero.models.residual import ResidualConfig, ResidualNet
 
 PRESETS: dict[str, ElasticConfig | ResidualConfig] = {**elastic.PRESETS, **residual.PRESETS}
@@ -29,23 +31,28 @@ def _from_name(value: Any) -> Any:
     return preset(value) if isinstance(value, str) else value
 
 
-NetworkConfig = Annotated[
-    ElasticConfig | ResidualConfig, Field(discriminator="kind"), BeforeValidator(_from_name)
-]
+Family = ElasticConfig | ResidualConfig | TimmConfig
+
+NetworkConfig = Annotated[Family, Field(discriminator="kind"), BeforeValidator(_from_name)]
 """In a recipe: a preset's name, or the fields of one of the families."""
 
 
-def build(config: ElasticConfig | ResidualConfig) -> nn.Module:
-    """A freshly initialised network: float32 [N, 3, S, S] -> float32 [N, config.output_dim]."""
-    network = _family(config)
+def build(config: Family, *, weights: bool = True) -> nn.Module:
+    """A network as training starts from it: float32 [N, 3, S, S] -> float32 [N, config.output_dim].
+
+    weights: whether to bring pretrained ones where the config asks for them; False where others follow.
+    """
+    network = _family(config, weights)
     return (
         network if config.project is None else nn.Sequential(network, nn.Linear(config.dim, config.project))
     )
 
 
-def _family(config: ElasticConfig | ResidualConfig) -> nn.Module:
+def _family(config: Family, weights: bool) -> nn.Module:
     match config:
         case ElasticConfig():
             return ElasticNet(config)
         case ResidualConfig():
             return ResidualNet(config)
+        case TimmConfig():
+            return timm_models.network(config, weights=weights)

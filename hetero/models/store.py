@@ -10,12 +10,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from hetero.models.build import NetworkConfig, build
+from hetero.models.build import Family, NetworkConfig, build
 from hetero.models.cost import Cost, cost
 from hetero.models.deploy import Deploy
-from hetero.models.elastic import ElasticConfig
 from hetero.models.encoder import TorchEncoder
-from hetero.models.residual import ResidualConfig
+from hetero.models.foreign.config import ForeignConfig
 from hetero.tensors import load_tensors, save_tensors
 from hetero_devices.errors import ModelError
 from hetero_devices.files import read_json, write_json
@@ -24,7 +23,7 @@ from hetero_devices.space import Preprocessing, Space, space_id
 DESCRIPTION = "model.json"
 _WEIGHTS = "network.safetensors"
 _HEAD = "head.safetensors"
-_network: TypeAdapter[ElasticConfig | ResidualConfig] = TypeAdapter(NetworkConfig)
+_network: TypeAdapter[Family] = TypeAdapter(NetworkConfig)
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Model:
     """A trained network with its architecture and space; head: class prototypes float32 [C, D] or None."""
 
     deploy: Deploy
-    config: ElasticConfig | ResidualConfig
+    config: Family | ForeignConfig
     space: Space
     head: Tensor | None = None
 
@@ -46,6 +45,7 @@ class Model:
 
     def save(self, folder: Path, training: dict[str, Any]) -> None:
         """Write the model; the description comes last, so its presence means the model is whole."""
+        assert not isinstance(self.config, ForeignConfig), "a foreign network cannot be built again from here"
         save_tensors(folder / _WEIGHTS, self.deploy.network.state_dict())
         if self.head is not None:
             save_tensors(folder / _HEAD, {"prototypes": self.head})
@@ -70,7 +70,7 @@ def load(folder: Path) -> Model:
         config = _network.validate_python(description["network"])
         preprocessing = Preprocessing.from_json(description["preprocessing"])
         space = Space.from_json(description["space"])
-        network = build(config)
+        network = build(config, weights=False)
         network.load_state_dict(load_tensors(folder / _WEIGHTS)[0])
     except (KeyError, TypeError, RuntimeError, ValidationError) as error:
         raise ModelError(f"{folder} is not a model of this version: {str(error).splitlines()[0]}") from None

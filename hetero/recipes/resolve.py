@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from hetero.config import Config
 from hetero.models.build import preset
 from hetero.objectives.terms import TERMS, name_of
 from hetero.quantisation.config import QuantisedConfig
 from hetero.recipes.builtin import builtin
 from hetero.recipes.recipe import Recipe
 from hetero_devices.errors import RecipeError
+
+C = TypeVar("C", bound=Config)
 
 
 def resolve(source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -44,8 +47,20 @@ def overridden(recipe: Recipe, overrides: Sequence[str], section: str) -> Recipe
 
 def validated(fields: dict[str, Any]) -> Recipe:
     """Plain fields -> recipe; RecipeError in one line."""
+    return _validated(Recipe, fields)
+
+
+def changed(config: C, overrides: Sequence[str]) -> C:
+    """Any configuration changed by `a.b.c=value` pairs; errors as `resolve`."""
+    fields = config.model_dump(mode="json")
+    for pair in overrides:
+        _override(fields, pair)
+    return _validated(type(config), fields)
+
+
+def _validated(kind: type[C], fields: dict[str, Any]) -> C:
     try:
-        return Recipe.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = _key(first["loc"])
@@ -57,7 +72,7 @@ def validated(fields: dict[str, Any]) -> Recipe:
         ) from None
 
 
-_TAGS = {"elastic", "residual", *map(name_of, TERMS)}  # union tags in pydantic's paths
+_TAGS = {"elastic", "residual", "timm", *map(name_of, TERMS)}  # union tags in pydantic's paths
 
 
 def _key(location: tuple[int | str, ...]) -> str:
@@ -144,7 +159,7 @@ def _known(key: str, fields: dict[str, Any], prefix: str) -> None:
 
 
 def _expanded(key: str, value: Any) -> Any:
-    """A preset's name, or what is said of finishing, becomes all fields: later overrides can reach into them."""
+    """A preset's name, or what is said of finishing, becomes all fields: later overrides reach into them."""
     if key == "quantised" and isinstance(value, dict):
         fields = QuantisedConfig().model_dump(mode="json")
         _merge(fields, value, f"{key}.")
