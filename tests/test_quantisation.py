@@ -291,7 +291,7 @@ def test_calibration_images_of_another_size_are_refused(students: dict[str, Mode
 
 # The artefact.
 
-TOLERANCE = 2e-5
+TOLERANCE = 1e-4
 """Mean 1 - cosine between simulation and artefact; most embeddings are equal bit for bit."""
 
 
@@ -317,7 +317,7 @@ def test_the_simulation_agrees_with_the_artefact(
     from_float = cosine_distance(embedded(model.deploy, images), real)
     assert distance.mean() < TOLERANCE
     assert np.median(distance) < 1e-7  # the same integers
-    assert from_float.mean() > 20 * TOLERANCE  # what the simulation has to explain
+    assert from_float.mean() > 10 * TOLERANCE  # what the simulation has to explain
 
 
 # Corrections.

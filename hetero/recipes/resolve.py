@@ -159,7 +159,7 @@ def _known(key: str, fields: dict[str, Any], prefix: str) -> None:
 
 
 def _expanded(key: str, value: Any) -> Any:
-    """A preset's name, or what is said of finishing, becomes all fields: later overrides reach into them."""
+    """A preset's name, or what is said of finishing, becomes all fields: overrides can reach into them."""
     if key == "quantised" and isinstance(value, dict):
         fields = QuantisedConfig().model_dump(mode="json")
         _merge(fields, value, f"{key}.")
