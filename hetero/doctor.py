@@ -17,6 +17,8 @@ EXTRAS = {
     "device-litert": ("ai-edge-litert",),
     "export": ("onnx", "onnxscript", "onnxslim", "litert-torch", "ai-edge-quantizer"),
     "parquet": ("pyarrow",),
+    "timm": ("timm", "torchvision"),
+    "huggingface": ("transformers",),
 }
 
 

@@ -16,7 +16,7 @@ VERBS = {
     "data": "Show a data set: its splits, its protocol, and optionally a sheet of its images.",
     "train": "Train a recipe's anchor, its compatible student, and the student alone.",
     "embed": "Embed a data set with a model; the result carries the model's space.",
-    "export": "Export a run's student as a bundle: ONNX and LiteRT, float32 and int8.",
+    "export": "Export a run's student, or any model, as a bundle: ONNX and LiteRT, float32 and int8.",
     "verify": "Check a bundle, in a process without torch: hashes, golden vectors, contract.",
     "bench": "Measure a bundle's latency and memory on a device.",
     "matrix": "Compare query and gallery models: M(q, g) with intervals.",
