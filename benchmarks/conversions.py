@@ -115,6 +115,8 @@ def main() -> None:
     page = table(cells)
     print(page)
     command = f"python benchmarks/conversions.py --size {options.size} --seed {options.seed}"
+    if options.nets != list(NETS):
+        command += f" --nets '{';'.join(options.nets)}'"
     fields = {
         "stamp": results.stamp(command, "generated glyphs; random weights", options.seed),
         "cells": cells,

@@ -154,13 +154,13 @@ def onnx2tf(source: Path, target: Path, site: Path, calibration: Images | None) 
     for part in (source, source.with_name(f"{source.name}.data")):  # it rewrites the file that it reads
         if part.is_file():
             shutil.copyfile(part, work / part.name)
-    command = [sys.executable, "-m", "onnx2tf", "-i", source.name, "-o", str(work), "-n"]
+    command = [sys.executable, "-m", "onnx2tf", "-i", source.name, "-o", ".", "-n"]
     command += ["-tb", "flatbuffer_direct"]
     if calibration is not None:
         name = require("onnxruntime", "export").InferenceSession(str(source)).get_inputs()[0].name
         pixels = np.ascontiguousarray(scaled(calibration).transpose(0, 2, 3, 1))
         np.save(work / "calibration.npy", pixels)
-        command += ["-oiqt", "-cind", name, str(work / "calibration.npy"), "[[[[0,0,0]]]]", "[[[[1,1,1]]]]"]
+        command += ["-oiqt", "-cind", name, "calibration.npy", "[[[[0,0,0]]]]", "[[[[1,1,1]]]]"]
     path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         command,
