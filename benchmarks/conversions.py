@@ -3,7 +3,7 @@
 Each network gets random weights (nothing is downloaded) and is exported as `hetero export` does:
 preprocessing and unit norm inside, int8 calibrated on training glyphs. A cell says whether that worked, and
 where it did: the cosine to torch, whether queries embedded by the file find the same first image in a gallery
-embedded by torch, the size, and the processor time as a ratio to the float32 file of the format, run by turns.
+embedded by torch, the size, and the processor time as a ratio to the float32 file of the format.
 Every network is converted in a process of its own, so that a converter that dies takes one cell with it.
 Writes results/conversions.{json,md}. Killed at any moment, the same command continues.
 
@@ -43,6 +43,7 @@ from hetero_devices.files import read_json, write_json
 from hetero_devices.runtimes import Format, Session
 from hetero_devices.verify import cosine_distance
 from hetero_export.bundle import write_bundle
+from hetero_export.calibration import Calibration
 
 Vectors = npt.NDArray[np.float32]
 Cell = dict[str, Any]
@@ -84,6 +85,7 @@ class Work:
 
     root: Path
     net: str
+    formats: tuple[Format, ...]
 
     def cell(self, format: Format, precision: Precision) -> Path:
         return self.folder / f"{format}-{precision}.json"
@@ -97,26 +99,25 @@ class Work:
         return any(self.cell(format, precision).is_file() for precision in PRECISIONS)
 
     def missing(self) -> list[tuple[Format, Precision]]:
-        return [(f, p) for f in FORMATS for p in PRECISIONS if not self.cell(f, p).is_file()]
+        return [(f, p) for f in self.formats for p in PRECISIONS if not self.cell(f, p).is_file()]
 
 
 def main() -> None:
     options = _options()
     root = options.work / f"{options.size}-seed{options.seed}"
+    formats = tuple(options.format or FORMATS)
     if options.convert:
-        convert(Work(root, options.convert), options.size, options.seed)
+        convert(Work(root, options.convert, formats), options.size, options.seed)
         return
-    for net in options.nets:
-        _apart(Work(root, net), options)
-    cells = [
-        read_json(Work(root, net).cell(format, precision))
-        for net in options.nets
-        for format in FORMATS
-        for precision in PRECISIONS
-    ]
+    works = [Work(root, net, formats) for net in options.nets]
+    for work in works:
+        _apart(work, options)
+    cells = [read_json(work.cell(f, p)) for work in works for f in formats for p in PRECISIONS]
     page = table(cells)
     print(page)
     command = f"python benchmarks/conversions.py --size {options.size} --seed {options.seed}"
+    if options.nets != list(NETS):
+        command += f" --nets '{';'.join(options.nets)}'"
     fields = {
         "stamp": results.stamp(command, "generated glyphs; random weights", options.seed),
         "cells": cells,
@@ -135,6 +136,7 @@ def _apart(work: Work, options: argparse.Namespace) -> None:
         print(f"{work.net}: {len(missing)} cells to go", flush=True)
         command = [sys.executable, __file__, "--convert", work.net, "--size", str(options.size)]
         command += ["--seed", str(options.seed), "--work", str(options.work)]
+        command += [part for name in work.formats for part in ("--format", name)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 * MINUTES)
             said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
@@ -189,7 +191,7 @@ def _bundle(
         model,
         folder,
         name=work.net,
-        calibration=data.calibration,
+        calibration=Calibration(data.calibration),
         golden=data.golden,
         source={"benchmark": "conversions"},
         formats=(format,),
@@ -310,6 +312,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nets", type=_nets, default=list(NETS), help="names joined by semicolons")
+    parser.add_argument("--format", choices=FORMATS, action="append", help="only this one")
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=results.WORK / "conversions")

@@ -44,13 +44,12 @@ from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Embeddings
 from hetero_devices.verify import cosine_distance
 from hetero_export.bundle import write_bundle
+from hetero_export.calibration import Calibration
 from hetero_export.choosing import balanced, spread
 from hetero_export.quiet import quiet
 
 Cell = dict[str, Any]
 RECIPE = (
-    "anchor.fit.steps=600",
-    "student.fit.steps=600",
     "student.views=2",
     "student.alone=false",
     "gates.criterion=false",
@@ -127,7 +126,7 @@ class Job:
                 self.run.student,
                 self.folder / f"bundle-{format}-{precision}",
                 name="export peers",
-                calibration=self.calibration,
+                calibration=Calibration(self.calibration),
                 golden=spread(self.run.splits.train, 8),
                 source={"benchmark": "export_peers"},
                 formats=(format,),
@@ -196,13 +195,19 @@ def _cell(job: Job, path: Route, images: Images, torch_query: Embeddings, galler
         query = Embeddings(found, torch_query.ids, torch_query.labels, torch_query.space)
         cell |= {
             "seconds": milliseconds / 1000,
-            "bytes": (job.folder / path.file).stat().st_size,
+            "bytes": _bytes(job.folder / path.file),
             "cosine_mean": float(cosine.mean()),
             "cosine_min": float(cosine.min()),
             "recall": evaluate(query, gallery).means["recall@1"],
         }
     write_json(kept, cell)
     return cell
+
+
+def _bytes(path: Path) -> int:
+    """Of the file and, where torch puts the weights beside it, of that one too."""
+    parts = (path, path.with_name(f"{path.name}.data"))
+    return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def _latencies(job: Job, files: list[str], images: Images) -> dict[str, float]:

@@ -7,6 +7,8 @@ first, in, and `F.normalize` at the end. The app scales and transposes the pixel
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -149,13 +151,16 @@ def onnx2tf(source: Path, target: Path, site: Path, calibration: Images | None) 
     """onnx2tf without TensorFlow, from the folder `site` that it was installed into; int8 if calibrated."""
     work = target.with_suffix("")
     work.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "onnx2tf", "-i", str(source), "-o", str(work), "-n"]
+    for part in (source, source.with_name(f"{source.name}.data")):  # it rewrites the file that it reads
+        if part.is_file():
+            shutil.copyfile(part, work / part.name)
+    command = [sys.executable, "-m", "onnx2tf", "-i", source.name, "-o", ".", "-n"]
     command += ["-tb", "flatbuffer_direct"]
     if calibration is not None:
         name = require("onnxruntime", "export").InferenceSession(str(source)).get_inputs()[0].name
         pixels = np.ascontiguousarray(scaled(calibration).transpose(0, 2, 3, 1))
         np.save(work / "calibration.npy", pixels)
-        command += ["-oiqt", "-cind", name, str(work / "calibration.npy"), "[[[[0,0,0]]]]", "[[[[1,1,1]]]]"]
+        command += ["-oiqt", "-cind", name, "calibration.npy", "[[[[0,0,0]]]]", "[[[[1,1,1]]]]"]
     path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         command,
@@ -169,6 +174,6 @@ def onnx2tf(source: Path, target: Path, site: Path, calibration: Images | None) 
     kind = "float32" if calibration is None else "full_integer_quant"
     files = [file for file in sorted(work.glob(f"*_{kind}.tflite"))]
     if done.returncode or not files:
-        said = (done.stderr.strip() or done.stdout.strip() or "no file written").splitlines()[-1]
-        raise ModelError(f"onnx2tf failed: {said[:200]}")
+        causes = re.findall(r"^[\w.]*Error: .*", done.stdout + done.stderr, re.MULTILINE)
+        raise ModelError(f"onnx2tf failed: {causes[0] if causes else 'no file written'}")
     files[0].rename(target)

@@ -59,8 +59,10 @@ def _row(
     time = _timed(key, timings)
     return Row(
         key,
-        *(_score(cells, metric) for metric in METRICS),
-        *(_change(cells, baseline, metric) for metric in METRICS),
+        recall=_score(cells, RECALL_AT_1),
+        precision=_score(cells, MAP),
+        recall_change=_change(cells, baseline, RECALL_AT_1),
+        precision_change=_change(cells, baseline, MAP),
         size=cells[0].bytes / plain[0].bytes if plain[0].bytes else None,
         latency=time.get("ratio"),
         delegated=time.get("delegated"),

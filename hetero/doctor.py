@@ -18,6 +18,8 @@ EXTRAS = {
     "export": ("onnx", "onnxscript", "onnxslim", "litert-torch", "ai-edge-quantizer"),
     "parquet": ("pyarrow",),
     "codecs": ("faiss-cpu",),
+    "timm": ("timm", "torchvision"),
+    "huggingface": ("transformers",),
 }
 
 

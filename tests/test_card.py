@@ -17,6 +17,7 @@ from hetero.models.build import build, preset
 from hetero.models.foreign.adopt import adopt
 from hetero_devices.bundle import Bundle, ModelFile
 from hetero_export.bundle import write_bundle
+from hetero_export.calibration import Calibration
 from hetero_export.card import card
 
 SIZE = 16
@@ -41,7 +42,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         model,
         tmp_path_factory.mktemp("card") / "bundle",
         name="carded",
-        calibration=images(16, 0),
+        calibration=Calibration(images(16, 0)),
         golden=images(4, 1),
         source={},
     )

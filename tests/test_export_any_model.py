@@ -20,6 +20,7 @@ from hetero_devices.bundle import Bundle
 from hetero_devices.errors import HeteroError
 from hetero_devices.verify import verify
 from hetero_export.bundle import write_bundle
+from hetero_export.calibration import Calibration
 
 SIZE = 16
 MODULE = """
@@ -109,7 +110,6 @@ def test_a_re_parameterised_timm_network_is_exported_fused(tmp_path: Path) -> No
         model,
         tmp_path / "b",
         name="repvgg",
-        calibration=images,
         golden=images,
         source={},
         formats=("onnx",),
@@ -126,7 +126,9 @@ def test_leaky_relu_networks_convert_on_both_formats(name: str, tmp_path: Path) 
     assert any(isinstance(module, nn.LeakyReLU) for module in network.modules())
     model = adopt(network, torch.zeros(2, 3, SIZE, SIZE))
     images = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), dtype=np.uint8)
-    bundle = write_bundle(model, tmp_path / "b", name=name, calibration=images, golden=images[:4], source={})
+    bundle = write_bundle(
+        model, tmp_path / "b", name=name, calibration=Calibration(images), golden=images[:4], source={}
+    )
     expected = model.encoder.encode(images)
     for file in bundle.manifest.models:
         found = runtimes.load(bundle.path(file)).run(images)

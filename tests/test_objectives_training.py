@@ -120,7 +120,7 @@ def test_a_prefix_is_the_first_dimensions_of_unit_length() -> None:
 
 def test_a_live_anchor_embeds_what_the_student_sees(data: Path, anchor: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path, data, anchor, "student.views=0")
-    source = run._targets(run.anchor)
+    source = run.targets(run.anchor)
     assert isinstance(source, LiveTargets)
     batch = Batches(run.items, run.recipe.data.augment, 8, seed=0, targets=source)(1)
     seen = batch.pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
@@ -134,8 +134,8 @@ def test_live_and_cached_anchors_agree_on_the_images_themselves(
 ) -> None:
     live = run_of(tmp_path / "live", data, anchor, "student.views=0")
     cached = run_of(tmp_path / "cached", data, anchor)
-    assert isinstance(cached._targets(cached.anchor), CachedTargets)
-    sources = [run._targets(run.anchor).reference() for run in (live, cached)]
+    assert isinstance(cached.targets(cached.anchor), CachedTargets)
+    sources = [run.targets(run.anchor).reference() for run in (live, cached)]
     torch.testing.assert_close(*sources)
     images = cached.splits.train
     np.testing.assert_allclose(sources[0].numpy(), cached.anchor.embed("train", images).vectors, atol=1e-6)

@@ -43,6 +43,7 @@ from hetero_devices.errors import DataError, ModelError, RecipeError
 from hetero_devices.runtimes import Format
 from hetero_devices.space import Preprocessing, Space
 from hetero_devices.verify import cosine_distance
+from hetero_export.calibration import Calibration
 from hetero_export.litert import export_litert
 from hetero_export.litert_int8 import quantise_litert
 from hetero_export.onnx import export_onnx
@@ -127,7 +128,7 @@ def artefact(deploy: Deploy, format: Format, folder: Path) -> runtimes.Session:
         "tflite": (export_litert, quantise_litert),
     }[format]
     export(deploy, source, {})
-    quantise(source, target, blobs(32, 100))
+    quantise(source, target, Calibration(blobs(32, 100)))
     return runtimes.load(target)
 
 

@@ -17,7 +17,7 @@ VERBS = {
     "train": "Train a recipe's anchor, its compatible student, and the student alone.",
     "embed": "Embed a data set with a model; the result carries the model's space.",
     "compress": "Compress a gallery of embeddings: fewer bytes a vector, searched as it is.",
-    "export": "Export a run's student as a bundle: ONNX and LiteRT, float32 to int8.",
+    "export": "Export a run's student, or any model, as a bundle: ONNX and LiteRT, float32 to int8.",
     "verify": "Check a bundle without torch, and gate it by retrieval, size, latency and placement.",
     "bench": "Measure a bundle's latency and memory on a device.",
     "matrix": "Compare query and gallery models: M(q, g) with intervals.",
