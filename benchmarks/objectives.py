@@ -41,7 +41,16 @@ from hetero_devices.files import atomic_file
 from hetero_devices.space import Embeddings
 from objectives_grid import CANDIDATES, SETTINGS, Setting
 from objectives_plot import plot
-from objectives_table import METRICS, Row, Scores, fields, reference_fields, table
+from objectives_table import (
+    METRICS,
+    Row,
+    Scores,
+    fields,
+    recommendation,
+    recommended,
+    reference_fields,
+    table,
+)
 
 Split = Literal["validation", "test"]
 
@@ -243,9 +252,8 @@ def _candidate(data: str, name: str, words: tuple[str, ...]) -> None:
     candidate(bench, name, bench.options.seeds)
 
 
-def section(bench: Bench, options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+def section(bench: Bench, rows: Sequence[Row], options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """One data set's table and its fields for the JSON."""
-    rows = [candidate(bench, name, options.seeds) for name in options.only]
     references = {
         "anchor on both sides": [bench.paragon()],
         "student trained alone": [bench.alone(seed) for seed in range(options.seeds)],
@@ -260,13 +268,19 @@ def main() -> None:
     words = tuple(sys.argv[1:])
     options = _options(words)
     train_all(options, words)
-    parts = {data: section(_bench(data, words), options) for data in options.data}
+    rows = {
+        data: [candidate(_bench(data, words), name, options.seeds) for name in options.only]
+        for data in options.data
+    }
+    parts = {data: section(_bench(data, words), rows[data], options) for data in options.data}
+    best = recommended(rows)
     page = _INTRODUCTION.format(settings=SETTINGS, share=f"{SWEEP:.0%}", seeds=options.seeds)
+    page += f"\n{recommendation(best, rows)}" if best else ""
     page += "\n" + "\n".join(text for text, _ in parts.values())
     command = f"python benchmarks/objectives.py --scale {options.scale} --seeds {options.seeds}"
     stamp = results.stamp(command, ", ".join(options.data), 0)
     found = {data: fields for data, (_, fields) in parts.items()}
-    results.write(_name(options), {"stamp": stamp, "data": found}, page)
+    results.write(_name(options), {"stamp": stamp, "recommended": best, "data": found}, page)
     plot(results.RESULTS / f"{_name(options)}.png", found)
     print(page)
 

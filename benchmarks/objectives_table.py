@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
+from hetero.retrieval.metrics import display_name
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
 from objectives_grid import BASELINE, Setting
 
@@ -78,6 +79,52 @@ def _summaries(scores: Sequence[Scores]) -> dict[str, Estimate]:
     return {
         f"{side} {metric}": _summary(scores, side, metric) for side in Scores._fields for metric in METRICS
     }
+
+
+def recommended(by_data: Mapping[str, Sequence[Row]]) -> str | None:
+    """The candidate of the best mean validation mAP over data sets; None where none ran on all of them."""
+    means = {
+        row.name: sum(max(_named(rows, row.name).validation) for rows in by_data.values()) / len(by_data)
+        for row in next(iter(by_data.values()))
+        if all(_chosen(rows, row.name) for rows in by_data.values())
+    }
+    return max(means, key=means.__getitem__) if means else None
+
+
+def recommendation(name: str, by_data: Mapping[str, Sequence[Row]]) -> str:
+    """What the recommended candidate gains on the test classes, in sentences."""
+    lines = [
+        f"**Recommended: {name}**, which has the best asymmetric mAP on validation classes, as a mean over "
+        f"{len(by_data)} data set(s). On test classes, in points:\n"
+    ]
+    for data, rows in by_data.items():
+        row, baseline = _named(rows, name), _baseline(rows)
+        lines.append(f"* {data} ({row.setting}): {_gains(row, baseline)}")
+    return "\n".join(lines) + "\n"
+
+
+def _gains(row: Row, baseline: Row | None) -> str:
+    own = [(row.scores, "symmetric", "against its own symmetric score")]
+    if baseline is not None and baseline is not row:
+        own.insert(0, (baseline.scores, "asymmetric", f"over {BASELINE}"))
+    return "; ".join(
+        f"{what} {', '.join(_gain(row.scores, scores, side, metric) for metric in METRICS)}"
+        for scores, side, what in own
+    )
+
+
+def _gain(scores: Sequence[Scores], other: Sequence[Scores], side: str, metric: str) -> str:
+    difference = _difference(_column(scores, "asymmetric", metric), _column(other, side, metric))
+    return f"{display_name(metric)} {_signed(difference)}"
+
+
+def _named(rows: Sequence[Row], name: str) -> Row:
+    return next(row for row in rows if row.name == name)
+
+
+def _chosen(rows: Sequence[Row], name: str) -> bool:
+    setting = _named(rows, name).setting
+    return setting is not None and not setting.control
 
 
 def _baseline(rows: Sequence[Row]) -> Row | None:
