@@ -240,9 +240,12 @@ def train_all(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     """Train and score every candidate; the cells are read again afterwards."""
     for data in options.data:
         _bench(data, words).prepare(options.seeds)
-    tasks = [(data, name, words) for name in options.only for data in options.data]
+    tasks: list[tuple[Any, ...]] = [
+        (_candidate, data, name, words) for name in options.only for data in options.data
+    ]
+    tasks += [(_alone, data, seed, words) for data in options.data for seed in range(options.seeds)]
     with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(_candidate, *task) for task in tasks]
+        futures = [pool.submit(*task) for task in tasks]
         for future in track(as_completed(futures), "objectives", len(futures)):
             future.result()
 
@@ -250,6 +253,10 @@ def train_all(options: argparse.Namespace, words: tuple[str, ...]) -> None:
 def _candidate(data: str, name: str, words: tuple[str, ...]) -> None:
     bench = _bench(data, words)
     candidate(bench, name, bench.options.seeds)
+
+
+def _alone(data: str, seed: int, words: tuple[str, ...]) -> None:
+    _bench(data, words).alone(seed)
 
 
 def section(bench: Bench, rows: Sequence[Row], options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
