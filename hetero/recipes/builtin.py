@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from hetero.data.augment import AugmentConfig
 from hetero.models.build import preset
-from hetero.objectives.terms import MarginSoftmaxConfig
+from hetero.objectives.terms import MarginSoftmaxConfig, RegressionConfig
 from hetero.recipes.recipe import AnchorConfig, DataConfig, MeasureConfig, Recipe, StudentConfig
 from hetero.training.optimizer import FitConfig
 from hetero_devices.errors import RecipeError
@@ -29,6 +29,7 @@ def demo() -> Recipe:
         ),
         student=StudentConfig(
             network=preset("elastic-xs"),
+            objective=(RegressionConfig(),),
             fit=FitConfig(steps=1400, ema=0.98, checkpoint_every=100),
             alone_objective=(gentle,),
         ),
@@ -42,7 +43,9 @@ def omniglot() -> Recipe:
         name="omniglot",
         data=DataConfig(source="omniglot", rotations=True),
         anchor=AnchorConfig(fit=FitConfig(steps=10000, precision="bf16")),
-        student=StudentConfig(views=6, fit=FitConfig(steps=16000, rate=3e-3)),
+        student=StudentConfig(
+            objective=(RegressionConfig(),), views=6, fit=FitConfig(steps=16000, rate=3e-3)
+        ),
     )
 
 

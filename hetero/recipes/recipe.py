@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from hetero.config import Config
 from hetero.data.augment import AugmentConfig
 from hetero.models.build import NetworkConfig, preset
-from hetero.objectives.terms import MarginSoftmaxConfig, Need, RegressionConfig, TermConfig
+from hetero.objectives.neighbours import CsdConfig
+from hetero.objectives.terms import MarginSoftmaxConfig, Need, TermConfig
 from hetero.quantisation.config import QuantisedConfig
 from hetero.training.optimizer import FitConfig
 from hetero_devices.bundle import Precision, check_choice
@@ -56,13 +57,15 @@ class AnchorConfig(Config):
 class StudentConfig(Config):
     """The compact model. `alone` also trains the same network without the anchor, as the control.
 
+    objective: by default the one that benchmarks/objectives.py recommends.
+
     dimension: how network.dim relates to the anchor's: `equal` to it; a `projection`, a linear layer that is
     part of the deployed network, leads into the anchor's space; or the student emits a `prefix`, the first
     network.dim dimensions of the anchor's space, whose gallery is cut likewise.
     """
 
     network: NetworkConfig = Field(default_factory=lambda: preset("elastic-m"))
-    objective: tuple[TermConfig, ...] = Field(default=(RegressionConfig(),), min_length=1)
+    objective: tuple[TermConfig, ...] = Field(default=(CsdConfig(),), min_length=1)
     fit: FitConfig = FitConfig(steps=8000)
     dimension: Literal["equal", "projection", "prefix"] = "equal"
     views: int = Field(
