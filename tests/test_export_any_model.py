@@ -84,7 +84,7 @@ def test_a_function_s_network_becomes_a_bundle_in_both_formats_and_precisions(he
             "precisions",
         ),
         (("usermodels:net", "size=16", "data=mine.npz"), "-o"),
-        (("nothing", "size=16"), "without 'size=16'"),
+        (("nothing", "size=16", "-o", "out"), "is not a run folder"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -48,7 +48,7 @@ def command(
     std, seed, export.formats, export.precisions, export.calibration, export.golden.
 
     \b
-    Examples:
+    Example:
       hetero export runs/demo -o phone-model --gate
       hetero export runs/demo export.precisions=[fp16,mixed] export.mixed.target=1e-4 -o smaller
       hetero export timm:mobilenetv3_small_100 data=photos -o phone-model
