@@ -263,8 +263,9 @@ def table(cells: list[Cell]) -> str:
     lines = [
         "# Conversions",
         "",
-        f"{len(cells) - len(failed)} of {len(cells)} cells convert and keep the space; {len(refused)} convert "
-        f"and are refused, because they lose it (1 - cosine above 0.1 on a golden image). {_ABOUT}",
+        f"{len(cells) - len(failed)} of {len(cells)} cells convert and keep the space; "
+        f"{len(refused)} convert and are refused, because they lose it (1 - cosine above 0.1 on a golden "
+        f"image). {_ABOUT}",
         "",
         "| network | px | spread | format | precision | converts | cosine | same first | kB | size | CPU ms "
         "| latency | XNNPACK parts |",
