@@ -15,6 +15,7 @@ Writes results/conversions.{json,md}. Killed at any moment, the same command con
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -138,6 +139,8 @@ def _apart(work: Work, options: argparse.Namespace) -> None:
         command += [part for name in work.formats for part in ("--format", name)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 * MINUTES)
+            if done.returncode in (-signal.SIGTERM, -signal.SIGINT):
+                sys.exit("interrupted: run the same command again to continue")  # no fault of the converter
             said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
             problem = f"the process died: {said[0]}" if done.returncode else ""
         except subprocess.TimeoutExpired:
