@@ -26,6 +26,7 @@ types: $(READY)
 docs: $(READY)  ## regenerate the command line reference
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_objectives.py
+	$(BIN)/python docs/generate_conversions.py
 
 setup: $(READY)
 

@@ -66,7 +66,7 @@ def make(net: Net, images: Images, size: int, seed: int) -> Model:
 
     Fresh running statistics would let activations fade or explode with depth, and embeddings coincide. Gains
     and biases are drawn as well: a fresh ResNet's last gains are zero, and LiteRT's converter then drops all
-    of its residual branches, which gives a file of 2 % of the size that is right for these weights alone.
+    of its residual branches, which gives a far smaller file that is right for these weights alone.
     """
     if net.needs is None:
         name, _, activation = net.source.partition("/")

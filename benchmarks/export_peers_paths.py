@@ -1,7 +1,7 @@
 """The stock export paths that `export_peers.py` compares with: what their own documentation shows, no more.
 
 Each takes the network as one would write it without this library: preprocessed float32 pixels, channels
-first, in, and `F.normalize` at the end. The app scales and transposes the pixels, which `StockSession` does.
+first, in, and `F.normalize` at the end. The app scales and transposes the pixels, which `FileSession` does.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hetero.data.imageset import Images
 from hetero_devices.errors import ModelError, require
 
 Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[Any]
 
 
 class Stock(nn.Module):
@@ -44,18 +45,27 @@ def scaled(images: Images) -> Floats:
     return pixels
 
 
-class StockSession:
-    """A file of a stock path: camera bytes in, embeddings out, the scaling in numpy."""
+def as_bytes(images: Images) -> Images:
+    """What our files take: the pixels as they are."""
+    return images
 
-    def __init__(self, path: Path) -> None:
+
+class FileSession:
+    """A model file, read as directly as its runtime allows: camera bytes in, embeddings out.
+
+    prepare: what the app does to the bytes, in numpy; `scaled` for stock files, `as_bytes` for ours.
+    """
+
+    def __init__(self, path: Path, prepare: Callable[[Images], Pixels] = scaled) -> None:
+        self.prepare = prepare
         self.run_one = _onnx(path) if path.suffix == ".onnx" else _litert(path)
 
     def run(self, images: Images) -> Floats:
         """uint8 [N, S, S, 3] -> float32 [N, D], one image at a time."""
-        return np.concatenate([self.run_one(scaled(image[None])) for image in images])
+        return np.concatenate([self.run_one(self.prepare(image[None])) for image in images])
 
 
-def _onnx(path: Path) -> Callable[[Floats], Floats]:
+def _onnx(path: Path) -> Callable[[Pixels], Floats]:
     runtime = require("onnxruntime", "device-onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
@@ -64,15 +74,15 @@ def _onnx(path: Path) -> Callable[[Floats], Floats]:
     return lambda pixels: np.asarray(session.run(None, {name: pixels})[0])
 
 
-def _litert(path: Path) -> Callable[[Floats], Floats]:
+def _litert(path: Path) -> Callable[[Pixels], Floats]:
     litert = require("ai_edge_litert.interpreter", "device-litert")
     interpreter = litert.Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     channels_last = source["shape"][3] == 3
 
-    def run(pixels: Floats) -> Floats:
-        given = pixels.transpose(0, 2, 3, 1) if channels_last else pixels
+    def run(pixels: Pixels) -> Floats:
+        given = pixels.transpose(0, 2, 3, 1) if channels_last and pixels.shape[3] != 3 else pixels
         interpreter.set_tensor(source["index"], _entered(given, source))
         interpreter.invoke()
         return _left(interpreter.get_tensor(target["index"]), target)
@@ -80,10 +90,10 @@ def _litert(path: Path) -> Callable[[Floats], Floats]:
     return run
 
 
-def _entered(pixels: Floats, tensor: dict[str, Any]) -> npt.NDArray[Any]:
+def _entered(pixels: Pixels, tensor: dict[str, Any]) -> npt.NDArray[Any]:
     """Pixels in the dtype of the input, by its scale and zero point."""
     if tensor["dtype"] is np.float32:
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(pixels, dtype=np.float32)
     scale, zero = tensor["quantization"]
     range_ = np.iinfo(tensor["dtype"])
     levels = np.clip(np.round(pixels / scale) + zero, range_.min, range_.max)

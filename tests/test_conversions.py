@@ -76,6 +76,7 @@ def test_a_failed_cell_is_named_and_the_rest_stands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "conversions.md").read_text()
     assert "1 of 2 cells convert" in page
+    assert "| **no** |" in page
     assert "| yes | 0.50000 / 0.25000 | 12.5 % | 2 | 0.50 | 2.00 | 0.75 |" in page
     assert "* elastic-xs, onnx int8: it broke" in page
 

@@ -39,7 +39,7 @@ def test_stock_onnx_paths_keep_the_embedding(stock: Any, tmp_path: Path) -> None
         stock.onnx_static(plain, tmp_path / "static.onnx", images(16))
         stock.onnx_dynamic(plain, tmp_path / "dynamic.onnx")
     for name, least in (("plain", 0.99999), ("static", 0.9), ("dynamic", 0.9)):
-        found = stock.StockSession(tmp_path / f"{name}.onnx").run(images(4))
+        found = stock.FileSession(tmp_path / f"{name}.onnx").run(images(4))
         assert (found * expected).sum(1).min() > least, name
 
 
