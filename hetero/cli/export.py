@@ -34,7 +34,7 @@ def command(
     std, seed, export.formats, export.precisions, export.calibration, export.golden.
 
     \b
-    Examples:
+    Example:
       hetero export runs/demo -o phone-model
       hetero export timm:mobilenetv3_small_100 data=photos -o phone-model
     """
