@@ -3,9 +3,9 @@
 The same student network and batch, three ways: by labels alone, against the anchor's cached embeddings, and
 with the anchor running in the loop. Each round trains all three for a few epochs of the embedded glyphs, so
 that every cached view is seen; the first logged interval of a training is left out. View 0 is the image
-itself, so cached training augments one epoch in two here, which is why it may be faster than labels alone. Speed does not depend
-on how well the anchor is trained, so it is trained for one step. Caching itself is timed apart: it is paid
-once. Writes results/training.{json,md}.
+itself, so cached training augments one epoch in two here, which is why it may be faster than labels alone.
+Speed does not depend on how well the anchor is trained, so it is trained for one step. Caching itself is
+timed apart: it is paid once. Writes results/training.{json,md}.
 
     python benchmarks/training.py                          a quarter of an hour on two cores
     python benchmarks/training.py --scale full --device cuda     larger networks and batch
