@@ -149,7 +149,7 @@ def _ratios(values: Mapping[str, float], keys: Mapping[str, tuple[str, str]]) ->
 def _placement(config: GateConfig, row: PlacementRow) -> Iterator[Gate]:
     where, share = row.placement, row.placement.delegated_share
     if config.delegated_share is not None and share is not None:
-        detail = f"{where.partitions} partitions; not delegated: {counts(where.fallback)}"
+        detail = f"partitions: {where.partitions}; not delegated: {counts(where.fallback)}"
         yield Gate.check(f"{row.artefact}: share run by XNNPACK", share, ">=", config.delegated_share, detail)
     if config.float_layers is not None and row.precision in FULL_INTEGER:
         floating = sum(where.float_layers.values())
