@@ -1,4 +1,4 @@
-"""Real, tiny models in both formats, built without torch in milliseconds, and a bundle of them."""
+"""Real, tiny models in both formats, built in milliseconds without torch, a bundle of them, toy images."""
 
 from __future__ import annotations
 
@@ -250,3 +250,15 @@ class _FlatGraph:
             port.name, port.tensorIndex = name, index
             ports.append(port)
         return ports
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve classes of ten noisy 16-pixel images."""
+    generator = np.random.default_rng(0)
+    prototypes = generator.integers(0, 256, (12, 16, 16, 3))
+    noise = generator.integers(-40, 40, (12, 10, 16, 16, 3))
+    images = (prototypes[:, None] + noise).clip(0, 255).astype(np.uint8).reshape(120, 16, 16, 3)
+    path = tmp_path_factory.mktemp("arrays") / "toy.npz"
+    np.savez(path, images=images, labels=np.repeat(np.arange(12), 10))
+    return path

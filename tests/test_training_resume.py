@@ -10,24 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hetero.models import store
 
 STAGES = ("anchor", "student", "alone")
-
-
-@pytest.fixture(scope="module")
-def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve classes of ten noisy 16-pixel images."""
-    generator = np.random.default_rng(0)
-    prototypes = generator.integers(0, 256, (12, 16, 16, 3))
-    noise = generator.integers(-40, 40, (12, 10, 16, 16, 3))
-    images = (prototypes[:, None] + noise).clip(0, 255).astype(np.uint8).reshape(120, 16, 16, 3)
-    path = tmp_path_factory.mktemp("arrays") / "toy.npz"
-    np.savez(path, images=images, labels=np.repeat(np.arange(12), 10))
-    return path
 
 
 def command(arrays: Path, run: Path, *overrides: str) -> list[str]:
