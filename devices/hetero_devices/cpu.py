@@ -66,6 +66,15 @@ def temperature_c() -> float | None:
     return max(degrees, default=None)
 
 
+def clock_mhz() -> float | None:
+    """Mean present clock of the processors in MHz, None where the kernel shows none."""
+    readings = [
+        _read(path) for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+    ]
+    clocks = [int(text) / 1000 for text in readings if text and text.isdigit()]
+    return sum(clocks) / len(clocks) if clocks else None
+
+
 def _fields(cpuinfo: str) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():

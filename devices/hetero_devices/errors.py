@@ -7,6 +7,8 @@ HeteroError (ValueError)
 ├── DataError          images, labels, archives, manifests
 ├── RecipeError        a recipe or an override
 ├── DeviceError        a device or runner failed
+│   ├── TransferError  a file arrived damaged on a device, or came back damaged
+│   └── DeviceBusy     another host is using the device
 ├── DiskFull           no space left for a result
 └── MissingExtra       an optional dependency is not installed
 """
@@ -43,6 +45,14 @@ class RecipeError(HeteroError):
 
 class DeviceError(HeteroError):
     """A device or the runner on it failed."""
+
+
+class TransferError(DeviceError):
+    """A file was damaged on its way to a device or back."""
+
+
+class DeviceBusy(DeviceError):
+    """Another host, or another job of this one, is using the device."""
 
 
 class DiskFull(HeteroError):

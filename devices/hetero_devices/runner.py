@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hetero_devices import cpu
-from hetero_devices.devices.job import EMBEDDINGS, FAILURE, STATISTICS, Job, Profile
+from hetero_devices.devices.job import EMBEDDINGS, FAILURE, STATISTICS, Condition, Job, Profile
 from hetero_devices.devices.measure import measure_latency, measure_memory, timed
-from hetero_devices.errors import DataError, DeviceError, HeteroError
-from hetero_devices.files import read_json, save_array, write_json
+from hetero_devices.errors import DataError, DeviceError, HeteroError, TransferError
+from hetero_devices.files import read_json, save_array, sha256_file, write_json
 from hetero_devices.runtimes import format_of, import_runtime, installed, load, placement
 from hetero_devices.verify import Check, verify
 
@@ -53,11 +54,43 @@ def run_job(job: Job) -> None:
 
     Raises DataError, ModelError, MissingExtra, or DeviceError when `memory` is mixed with other tasks.
     """
+    _check_digests(job)
+    _pin(job.cpus)
+    before = condition()
     images = _images(Path(job.images))
     profile, embeddings = _memory(job, images) if "memory" in job.tasks else _others(job, images)
+    digests = {}
     if embeddings is not None:
         save_array(Path(job.output) / EMBEDDINGS, embeddings)
+        digests["embeddings"] = sha256_file(Path(job.output) / EMBEDDINGS)
+    profile = replace(profile, before=before, after=condition(), digests=digests)
     write_json(Path(job.output) / STATISTICS, profile.to_json())
+
+
+def condition() -> Condition:
+    """This machine now."""
+    return Condition(temperature_c=cpu.temperature_c(), clock_mhz=cpu.clock_mhz())
+
+
+def _check_digests(job: Job) -> None:
+    for name, expected in job.digests.items():
+        path = Path(getattr(job, name))
+        if not path.is_file() or sha256_file(path) != expected:
+            raise TransferError(f"the {name} {path.name} did not arrive as they were sent: send them again")
+
+
+def _pin(processors: tuple[int, ...]) -> None:
+    if not processors:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise DeviceError("this system cannot pin a process to processors: leave `cpus` empty")
+    try:
+        os.sched_setaffinity(0, processors)
+    except OSError:
+        there = sorted(os.sched_getaffinity(0))
+        raise DeviceError(
+            f"there are no processors {list(processors)} to pin to: usable are {there}"
+        ) from None
 
 
 def _others(job: Job, images: npt.NDArray[np.uint8]) -> tuple[Profile, npt.NDArray[np.float32] | None]:
@@ -85,7 +118,6 @@ def _profile(job: Job, runtime: dict[str, Any], **measured: Any) -> Profile:
         threads=job.threads,
         runtime=runtime,
         cpu=cpu.describe(),
-        temperature_c=cpu.temperature_c(),
         versions=versions,
         **measured,
     )
@@ -141,6 +173,27 @@ def _line(check: Check) -> str:
     return f"{'pass' if check.passed else 'FAIL'}  {check.name}{numbers}: {check.detail}"
 
 
+def _hold(options: argparse.Namespace) -> int:
+    """Own the device while standard input is open: a host that is gone has closed it."""
+    import fcntl  # POSIX alone
+
+    options.lock.parent.mkdir(parents=True, exist_ok=True)
+    with options.lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            print(f"busy {file.read(200).strip()}", flush=True)
+            return GATE_FAILED
+        file.truncate(0)
+        file.write(options.owner)
+        file.flush()
+        print("held", flush=True)
+        sys.stdin.read()
+        file.truncate(0)
+    return DONE
+
+
 def _info(options: argparse.Namespace) -> int:
     print(json.dumps({"cpu": cpu.describe().to_json(), "runtimes": installed()}, indent=2))
     return DONE
@@ -163,6 +216,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="print the checks as JSON")
     check.set_defaults(command=_verify)
+    hold = commands.add_parser("hold", help="own the device while standard input stays open")
+    hold.add_argument("lock", type=Path, metavar="LOCKFILE")
+    hold.add_argument("owner", help="who, for another that finds it held")
+    hold.set_defaults(command=_hold)
     info = commands.add_parser("info", help="print processor and runtimes as JSON")
     info.set_defaults(command=_info)
     return parser

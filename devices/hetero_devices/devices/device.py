@@ -1,4 +1,4 @@
-"""One interface to whatever runs a model: this host, and later other machines, phones, browsers."""
+"""One interface to whatever runs a model: this host, other machines, phones, browsers, an emulator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Result:
 
 
 class Device(Protocol):
-    """Somewhere a job can run."""
+    """Somewhere a job can run; use it in `contextlib.closing`, since some hold a connection."""
 
     @property
     def name(self) -> str:
@@ -36,6 +36,10 @@ class Device(Protocol):
         `job.output` is not used: the results come back. Raises MissingExtra when the device lacks the
         runtime, DeviceError with the runner's one line for everything else that goes wrong there.
         """
+        ...
+
+    def close(self) -> None:
+        """Give up the connection, if there is one; the device may not be used afterwards."""
         ...
 
 

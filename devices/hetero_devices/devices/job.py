@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class Job:
     `placement` says which backend runs which operators.
     A process that does other things has no clean memory peak, so a runner takes `memory` only alone;
     a `Device` splits a mixed job itself.
+    cpus: processors the runner pins itself to, by number; empty leaves the choice to the system.
+    digests: sha256 of `model` and `images` as they were sent; the runner refuses a file that differs.
     """
 
     model: str
@@ -54,13 +56,19 @@ class Job:
     output: str = "."
     tasks: tuple[Task, ...] = ("embed",)
     threads: int = 1
+    cpus: tuple[int, ...] = ()
     stopping: Stopping = Stopping()
+    digests: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise DeviceError(f"a job needs distinct tasks, not {list(self.tasks)}")
         if self.threads < 1:
             raise DeviceError(f"a job needs at least one thread, not {self.threads}")
+        if any(cpu < 0 for cpu in self.cpus) or len(set(self.cpus)) != len(self.cpus):
+            raise DeviceError(f"processors are distinct numbers from 0, not {list(self.cpus)}")
+        if not self.digests.keys() <= {"model", "images"}:
+            raise DeviceError(f"a job has digests of model and images, not of {sorted(self.digests)}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,8 +80,8 @@ class Job:
 
     def relative_to(self, folder: Path) -> Job:
         """The same job with its relative paths resolved against `folder`."""
-        paths = {name: str(folder / getattr(self, name)) for name in ("model", "images", "output")}
-        return Job(**paths, tasks=self.tasks, threads=self.threads, stopping=self.stopping)
+        model, images, output = (str(folder / path) for path in (self.model, self.images, self.output))
+        return replace(self, model=model, images=images, output=output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +105,27 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Condition:
+    """The machine at one moment; None where it does not tell.
+
+    temperature_c: of its hottest zone. clock_mhz: mean over the usable processors. throttled: whether it
+    says that heat or supply holds its clock down.
+    """
+
+    temperature_c: float | None = None
+    clock_mhz: float | None = None
+    throttled: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What ran and what it cost; None is "not measured" or "this machine does not tell", never a guess.
 
     peak_memory_mb: how far loading and running raised the process's peak resident set, in units of 10^6
-    bytes, the imported runtime not included. runtime: the session's `details`. temperature_c: after the run.
-    versions: of Python, numpy and this library's platform. placement: None also where a runtime hides it.
+    bytes, the imported runtime not included. runtime: the session's `details`. before, after: the machine
+    around the run. energy_mj: millijoules of one inference. versions: of what took part, by name.
+    placement: None also where a runtime hides it. emulated: the processor was; its times would mean
+    nothing, so there are none. digests: sha256 of the `embeddings` file as the runner wrote it.
     """
 
     latency: Latency | None
@@ -110,9 +133,13 @@ class Profile:
     threads: int
     runtime: dict[str, Any]
     cpu: Cpu
-    temperature_c: float | None
     versions: dict[str, str]
+    before: Condition = Condition()
+    after: Condition = Condition()
+    energy_mj: float | None = None
     placement: Placement | None = None
+    emulated: bool = False
+    digests: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
