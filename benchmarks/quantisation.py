@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ from hetero.runs import Run
 from hetero.runs.measuring import measure
 from hetero_devices.bundle import Bundle, ModelFile
 from hetero_devices.devices import HostDevice
+from hetero_devices.errors import ModelError
 from hetero_devices.files import atomic_file, write_json
+from hetero_devices.runtimes import Format
 from hetero_devices.space import Embeddings
 from hetero_export.loop import export_run
 from quantisation_table import METRICS, Cell, fields, table
@@ -51,6 +53,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "trained, label-free": ("student.quantised={teacher: student, objective: [{term: regression}]}",),
 }
 """Recipe changes; all but the first two kinds export int8 alone."""
+
+NOTHING = PerQuery(RECALL_AT_1, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
 COMMON = {
     "default": ("student.network=elastic-m", "student.fit.batch=64", "student.views=2"),
@@ -113,9 +117,13 @@ class Bench:
 
     def _scored(self, name: str) -> list[Cell]:
         run = self.variant(name)
-        bundle = export_run(run)
         gallery = run.anchor.embed("test", run.test.gallery)
-        found = [self._cell(run, name, bundle, model, gallery) for model in bundle.manifest.models]
+        found = []
+        for exported in exports(run):
+            if isinstance(exported, Refusal):
+                found.append(Cell(exported.format, "int8", name, 0, {}, exported.reason))
+            else:
+                found += [self._cell(run, name, exported, m, gallery) for m in exported.manifest.models]
         if name == PLAIN:
             query = embed(run.student.encoder, run.test.query)
             found.insert(0, Cell("torch", "fp32", name, 0, _values(query, gallery)))
@@ -144,6 +152,30 @@ class Bench:
         return rows
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """The exporter refused a format, in its own words."""
+
+    format: str
+    reason: str
+
+
+def exports(run: Run) -> list[Bundle | Refusal]:
+    """The run's bundle; where the exporter refuses it, a bundle or the refusal of each format by itself."""
+    try:
+        return [export_run(run)]
+    except ModelError:
+        return [_export_of(run, format) for format in run.recipe.export.formats]
+
+
+def _export_of(run: Run, format: Format) -> Bundle | Refusal:
+    config = run.recipe.export.model_copy(update={"formats": (format,)})
+    try:
+        return export_run(run, run.folder / f"bundle-{format}", config)
+    except ModelError as error:
+        return Refusal(format, str(error))
+
+
 @cache
 def _anchor_of(data: str, root: str | None, scale: str, device: str) -> str:
     folder = results.WORK / "quantisation" / f"{data}-{scale}" / "space"
@@ -169,11 +201,11 @@ def _values(query: Embeddings, gallery: Embeddings) -> dict[str, PerQuery]:
 
 def save(path: Path, cells: list[Cell]) -> None:
     """Query ids and labels once, values by cell and metric, and what the cells are."""
-    first = cells[0].values[RECALL_AT_1]
+    first = next((cell.values[RECALL_AT_1] for cell in cells if cell.values), NOTHING)
     columns: dict[str, Any] = {
-        f"{i}/{m}": cell.values[m].values for i, cell in enumerate(cells) for m in METRICS
+        f"{i}/{m}": values.values for i, cell in enumerate(cells) for m, values in cell.values.items()
     }
-    names = json.dumps([[c.format, c.precision, c.variant, c.bytes] for c in cells])
+    names = json.dumps([[c.format, c.precision, c.variant, c.bytes, c.refused] for c in cells])
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, query_ids=first.query_ids, labels=first.labels, cells=np.array(names), **columns)
 
@@ -188,9 +220,10 @@ def load(path: Path) -> list[Cell]:
                 precision,
                 variant,
                 size,
-                {m: PerQuery(m, ids, labels, stored[f"{i}/{m}"]) for m in METRICS},
+                {m: PerQuery(m, ids, labels, stored[f"{i}/{m}"]) for m in METRICS if f"{i}/{m}" in stored},
+                *refused,
             )
-            for i, (format, precision, variant, size) in enumerate(json.loads(str(stored["cells"])))
+            for i, (format, precision, variant, size, *refused) in enumerate(json.loads(str(stored["cells"])))
         ]
 
 

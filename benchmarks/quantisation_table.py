@@ -17,13 +17,17 @@ Timings = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One artefact of one seed: asymmetric values by metric. bytes: of the file, 0 for torch."""
+    """One artefact of one seed: asymmetric values by metric. bytes: of the file, 0 for torch.
+
+    refused: why the exporter did not write it, in its own words; then there are no values.
+    """
 
     format: str
     precision: str
     variant: str
     bytes: int
     values: dict[str, PerQuery]
+    refused: str = ""
 
     @property
     def key(self) -> Key:
@@ -32,16 +36,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: scores and losses over seeds; ratios to fp32 of the same format, None where unmeasured."""
+    """One line: scores and losses over seeds; ratios to fp32 of the same format, None where unmeasured.
+
+    refused: the exporter's words for each seed that it refused; scores are None where there is any.
+    """
 
     key: Key
-    recall: Estimate
-    precision: Estimate
-    recall_change: Estimate
-    precision_change: Estimate
-    size: float | None
-    latency: float | None
-    delegated: float | None
+    recall: Estimate | None = None
+    precision: Estimate | None = None
+    recall_change: Estimate | None = None
+    precision_change: Estimate | None = None
+    size: float | None = None
+    latency: float | None = None
+    delegated: float | None = None
+    refused: tuple[str, ...] = ()
 
 
 def rows(seeds: Sequence[Sequence[Cell]], timings: Timings) -> list[Row]:
@@ -55,6 +63,8 @@ def rows(seeds: Sequence[Sequence[Cell]], timings: Timings) -> list[Row]:
 def _row(
     key: Key, cells: list[Cell], baseline: list[Cell], by_key: dict[Key, list[Cell]], timings: Timings
 ) -> Row:
+    if refused := tuple(cell.refused for cell in cells if cell.refused):
+        return Row(key, refused=refused)
     plain = by_key.get((key[0], "fp32", "plain"), cells)
     time = _timed(key, timings)
     return Row(
@@ -104,24 +114,36 @@ def table(data: str, seeds: Sequence[Sequence[Cell]], timings: Timings) -> str:
 
 def _line(row: Row) -> str:
     format, precision, variant = row.key
-    cells = (
-        format,
-        precision,
-        "" if variant == "plain" else variant,
-        *(_percent(e) for e in (row.recall, row.precision)),
-        *("–" if format == "torch" else _points(e) for e in (row.recall_change, row.precision_change)),
+    first = (format, precision, "" if variant == "plain" else variant)
+    return f"| {' | '.join((*first, *(_refusal(row) if row.refused else _scores(row))))} |"
+
+
+def _refusal(row: Row) -> tuple[str, ...]:
+    """The exporter's first words stand where the scores would."""
+    seeds = "1 seed" if len(row.refused) == 1 else f"{len(row.refused)} seeds"
+    return (f"refused on {seeds}: {row.refused[0].partition(';')[0]}", *[wording.NONE] * 6)
+
+
+def _scores(row: Row) -> tuple[str, ...]:
+    changes = (row.recall_change, row.precision_change)
+    return (
+        *(_percent(e) for e in (row.recall, row.precision) if e),
+        *("–" if row.key[0] == "torch" else _points(e) for e in changes if e),
         *(_ratio(value) for value in (row.size, row.latency, row.delegated)),
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def _best(found: list[Row]) -> list[str]:
     lines = []
     for format in ("onnx", "tflite"):
-        integer = [row for row in found if row.key[0] == format and row.key[1] == "int8"]
-        best = max(integer, key=lambda row: row.recall_change.value)
-        how = "as it is" if best.key[2] == "plain" else best.key[2]
-        lines.append(f"Best int8 for {format}: {how}, {_points(best.recall_change)} points of R@1.")
+        integer = {
+            row.key[2]: row.recall_change
+            for row in found
+            if row.key[0] == format and row.key[1] == "int8" and row.recall_change
+        }
+        how = max(integer, key=lambda variant: integer[variant].value)
+        said = "as it is" if how == "plain" else how
+        lines.append(f"Best int8 for {format}: {said}, {_points(integer[how])} points of R@1.")
     return lines
 
 

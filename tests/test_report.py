@@ -203,7 +203,7 @@ def test_json_round_trip_is_exact_and_stable(report: Report, tmp_path: Path) -> 
 
 def test_a_damaged_report_is_refused_in_one_line(report: Report, tmp_path: Path) -> None:
     for change, message in (
-        ({"schema": 99}, "not a report of schema 2"),
+        ({"schema": 99}, "not a report of schema 3"),
         ({"gates": [{"name": "x"}]}, r"report is not understood: gates\.0\.passed: Field required"),
         ({"space": {"id": 3, "dim": "wide"}}, r"report is not understood: space\.id"),
     ):

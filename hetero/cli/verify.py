@@ -14,7 +14,6 @@ from hetero_devices.verify import Check, verify
 
 if TYPE_CHECKING:
     from hetero.report import Gate
-    from hetero.runs.bundle_gates import Search
 
 
 @click.command("verify")
@@ -72,8 +71,8 @@ def command(
     checks = verify(bundle, formats=formats or None)  # type: ignore[arg-type]
     gated: tuple[Gate, ...] = ()
     if gate:
-        search = queries, gallery, reference, split, root, seed
-        gated = _gates(bundle, recipe, overrides, formats, search)
+        search = {"reference": reference, "split": split, "root": root, "seed": seed or 0}
+        gated = _gates(bundle, recipe, overrides, formats, queries, gallery, search)
     if as_json:
         print_json([*map(asdict, checks), *map(asdict, gated)])
     else:
@@ -86,41 +85,28 @@ def command(
 
 
 def _gates(
-    bundle: Path, recipe: str, overrides: tuple[str, ...], formats: tuple[str, ...], search: tuple[Any, ...]
+    bundle: Path,
+    recipe: str,
+    overrides: tuple[str, ...],
+    formats: tuple[str, ...],
+    queries: str | None,
+    gallery: Path | None,
+    search: dict[str, Any],
 ) -> tuple[Gate, ...]:
     need_training_stack()
     from hetero.recipes.resolve import resolve
-    from hetero.runs.bundle_gates import gate_bundle
+    from hetero.runs.bundle_gates import Search, gate_bundle
     from hetero_devices.bundle import Bundle
 
     resolved, opened = resolve(recipe, overrides), Bundle.open(bundle)
+    size = opened.manifest.preprocessing.size
     return gate_bundle(
         opened,
         resolved.gates,
-        search=_search(*search, size=opened.manifest.preprocessing.size) if search[0] else None,
+        search=Search.load(queries, gallery, size=size, **search) if queries and gallery else None,
         formats=formats or None,
         measuring=resolved.measure,
     )
-
-
-def _search(
-    source: str,
-    gallery: Path,
-    reference: Path | None,
-    split: str,
-    root: Path | None,
-    seed: int | None,
-    *,
-    size: int,
-) -> Search:
-    from hetero import data
-    from hetero.retrieval.codecs import load_gallery
-    from hetero.runs.bundle_gates import Search
-    from hetero_devices.space import Embeddings
-
-    splits = data.load(source, size=size, root=root, seed=seed or 0)
-    given = Embeddings.load(reference) if reference else None
-    return Search(getattr(splits, split), load_gallery(gallery), given)
 
 
 def _line(check: Check) -> str:

@@ -2,6 +2,8 @@
 
 from hetero.report.files import read, write
 from hetero.report.model import (
+    HOST,
+    DeviceRun,
     Figure,
     GalleryRow,
     Gate,
@@ -16,6 +18,8 @@ from hetero.report.model import (
 from hetero.report.terminal import show
 
 __all__ = [
+    "HOST",
+    "DeviceRun",
     "Figure",
     "GalleryRow",
     "Gate",

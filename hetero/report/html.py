@@ -68,12 +68,7 @@ def render(report: Report) -> str:
         metric=display_name(report.headline.metric) if report.headline else "",
         gates=tables.gates(report),
         maps=[_heat_map(matrix) for matrix in report.matrices],
-        measurements=[
-            tables.versus(report),
-            tables.parity(report),
-            tables.latency(report),
-            tables.models(report),
-        ],
+        measurements=[table for table in tables.measurements(report) if table.rows],
         recipe=json.dumps(report.recipe, indent=2, sort_keys=True) if report.recipe else "",
         facts=[tables.facts("Data", report.data), tables.facts("Environment", report.environment)],
     )

@@ -6,6 +6,7 @@ import json
 
 from hetero.report import tables
 from hetero.report.model import Report
+from hetero.report.table import Table
 
 _ESCAPED = str.maketrans(
     {**{c: f"\\{c}" for c in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " "}
@@ -31,7 +32,7 @@ def _recipe(report: Report) -> str:
     return f"## Recipe\n\n```json\n{json.dumps(report.recipe, indent=2, sort_keys=True)}\n```"
 
 
-def _section(table: tables.Table) -> str:
+def _section(table: Table) -> str:
     lines = [_line(table.columns), "|" + " --- |" * len(table.columns)]
     lines += [_line(tuple(cell.text for cell in row)) for row in table.rows]
     note = f"{_escape(table.note)}\n\n" if table.note else ""

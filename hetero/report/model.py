@@ -11,11 +11,14 @@ from typing import Any, Literal
 from hetero.retrieval.compatibility import Criterion
 from hetero.retrieval.intervals import Comparison, Estimate
 from hetero.retrieval.matrix import Matrix
+from hetero_devices.devices import Profile
 from hetero_devices.errors import HeteroError, require
 from hetero_devices.runtimes import Placement
 from hetero_devices.space import Space
 
-SCHEMA = 2
+SCHEMA = 3
+HOST = "host"
+"""The name of this machine among the devices."""
 
 Relation = Literal["<", "<=", ">", ">="]
 _HOLDS: Mapping[Relation, Callable[[float, float], bool]] = {
@@ -71,8 +74,8 @@ class ParityRow:
     cosine_distance_*: 1 - cosine between the two embeddings of an image. max_abs_error: of any element.
     recall: of the artefact, M(artefact, anchor). top1_identical, top10_overlap: shares in [0, 1].
     recall_delta, map_delta: artefact minus float model, paired over queries, in [-1, 1].
-    queries: those with a relevant gallery image; negative_flips: how many of them the float model answers
-    (Recall@1) and the artefact does not; positive_flips: the reverse.
+    device: where the artefact ran. queries: those with a relevant gallery image; negative_flips: how many of
+    them the float model answers (Recall@1) and the artefact does not; positive_flips: the reverse.
     """
 
     artefact: str
@@ -91,6 +94,16 @@ class ParityRow:
     queries: int
     negative_flips: int
     positive_flips: int
+    device: str = HOST
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRun:
+    """One artefact on one device: what ran there, on what, and the record of the run."""
+
+    artefact: str
+    device: str
+    profile: Profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +186,10 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything one run found. created: ISO 8601 date; recipe: as resolved; scores in [0, 1]."""
+    """Everything one run found. created: ISO 8601 date; recipe: as resolved; scores in [0, 1].
+
+    drift: as parity, of an artefact on another device against the same file on this machine.
+    """
 
     title: str
     created: str
@@ -188,6 +204,8 @@ class Report:
     versus: tuple[Versus, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     parity: tuple[ParityRow, ...] = ()
+    drift: tuple[ParityRow, ...] = ()
+    runs: tuple[DeviceRun, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
     placement: tuple[PlacementRow, ...] = ()
     galleries: tuple[GalleryRow, ...] = ()

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from hetero.report import wording
-from hetero.report.model import PlacementRow, Report, Versus
+from hetero.report.device_tables import devices, devices_in_short, drift, runs
+from hetero.report.model import HOST, PlacementRow, Report, Versus
+from hetero.report.table import Table, Text, row_of
 from hetero.retrieval.matrix import Cell, Matrix
 from hetero.retrieval.metrics import display_name
-
-Tone = Literal["plain", "good", "bad"]
-
-
-@dataclass(frozen=True)
-class Text:
-    """The text of one cell; `tone` lets a writer colour what the text already says."""
-
-    text: str
-    tone: Tone = "plain"
-
-
-@dataclass(frozen=True)
-class Table:
-    """rows[i] has one entry for each of `columns`; columns[0] names the row. note: how to read it."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Text, ...], ...]
 
 
 def verdict(report: Report) -> str:
     """What was found, in a few words; the first line of every report."""
     if report.criterion is None:
-        return "No compatibility criterion was tested"
+        return _gates_verdict(report) if report.runs else "No compatibility criterion was tested"
     return f"The compatibility criterion {'holds' if report.criterion.holds else 'does not hold'}"
+
+
+def _gates_verdict(report: Report) -> str:
+    failed = sum(not gate.passed for gate in report.gates)
+    count = len({run.device for run in report.runs})
+    where = f"{count} device" + ("s" if count > 1 else "")
+    return (
+        f"{failed} of {len(report.gates)} gates fail on {where}"
+        if failed
+        else f"Every gate passes on {where}"
+    )
 
 
 def findings(report: Report) -> list[str]:
@@ -70,7 +62,8 @@ def _own_gallery(versus: Versus) -> str:
 
 def brief(report: Report) -> list[Table]:
     """What fits a terminal: the result, the gates, and one line an artefact."""
-    return [table for table in (headline(report), gates_in_short(report), artefacts(report)) if table.rows]
+    short = devices_in_short(report) if report.runs else artefacts(report)
+    return [table for table in (headline(report), gates_in_short(report), short) if table.rows]
 
 
 def gates_in_short(report: Report) -> Table:
@@ -81,15 +74,16 @@ def gates_in_short(report: Report) -> Table:
 
 def artefacts(report: Report) -> Table:
     """Parity and latency of each artefact in one line; a dash where it was not measured."""
-    measured = {row.artefact: (row.p50_ms, row.size_kb) for row in report.latency}
+    measured = {(row.artefact, row.device): (row.p50_ms, row.size_kb) for row in report.latency}
     rows = tuple(
-        _row(
+        row_of(
             row.artefact,
             wording.percent(row.top1_identical, 2),
             wording.points(row.recall_delta),
-            *map(wording.quantity, measured.get(row.artefact, (None, None))),
+            *map(wording.quantity, measured.get((row.artefact, row.device), (None, None))),
         )
         for row in report.parity
+        if row.device == HOST
     )
     columns = ("artefact", "top-1 as torch %", "Δ Recall@1, points", "p50 ms", "kB")
     return Table("Exported artefacts, searching the anchor's gallery", "", columns, rows)
@@ -99,19 +93,29 @@ def tables(report: Report) -> list[Table]:
     """Every table that has rows, in reading order."""
     found = [
         headline(report),
-        versus(report),
         gates(report),
         *(matrix(each) for each in report.matrices),
-        parity(report),
-        flips(report),
-        latency(report),
-        placement(report),
-        galleries(report),
-        models(report),
+        *measurements(report),
         facts("Data", report.data),
         facts("Environment", report.environment),
     ]
     return [table for table in found if table.rows]
+
+
+def measurements(report: Report) -> list[Table]:
+    """What was compared and measured besides the result, the gates and the matrices."""
+    return [
+        versus(report),
+        devices(report),
+        parity(report),
+        flips(report),
+        drift(report),
+        runs(report),
+        latency(report),
+        placement(report),
+        galleries(report),
+        models(report),
+    ]
 
 
 def headline(report: Report) -> Table:
@@ -120,10 +124,10 @@ def headline(report: Report) -> Table:
     if scores is None:
         return Table("Result", "", columns, ())
     rows = (
-        _row("Paragon", "anchor, anchor", wording.scored(scores.paragon)),
-        _row("Asymmetric", "student, anchor", wording.scored(scores.asymmetric)),
-        _row("Symmetric", "student, student", wording.scored(scores.symmetric)),
-        _row("Symmetric, trained alone", "student*, student*", wording.scored(scores.alone)),
+        row_of("Paragon", "anchor, anchor", wording.scored(scores.paragon)),
+        row_of("Asymmetric", "student, anchor", wording.scored(scores.asymmetric)),
+        row_of("Symmetric", "student, student", wording.scored(scores.symmetric)),
+        row_of("Symmetric, trained alone", "student*, student*", wording.scored(scores.alone)),
     )
     return Table(f"Result: {display_name(scores.metric)}", "", columns, rows)
 
@@ -133,7 +137,7 @@ def versus(report: Report) -> Table:
     note = "The student's queries in the anchor's gallery, minus each other search, query by query."
     columns = ("asymmetric search against", "metric", "difference, points", "won", "lost", "p", "test")
     rows = tuple(
-        _row(
+        row_of(
             row.other,
             display_name(row.metric),
             wording.points(row.comparison.difference),
@@ -189,7 +193,7 @@ def parity(report: Report) -> Table:
     cosine = ("1 − cosine: mean", "median", "p99", "max", "max |error|")
     search = ("top-1 identical %", "Δ Recall@1", "Δ mAP", "top-10 overlap %")
     rows = tuple(
-        _row(
+        row_of(
             row.artefact,
             row.format,
             row.precision,
@@ -214,7 +218,7 @@ def flips(report: Report) -> Table:
         "Queries whose first result is right in float and wrong in the artefact (negative), and the reverse."
     )
     rows = tuple(
-        _row(
+        row_of(
             row.artefact,
             wording.scored(row.recall),
             str(row.queries),
@@ -240,7 +244,7 @@ def placement(report: Report) -> Table:
 
 def _placement_row(row: PlacementRow) -> tuple[Text, ...]:
     where = row.placement
-    return _row(
+    return row_of(
         row.artefact,
         row.device,
         wording.counts(where.backends),
@@ -259,7 +263,7 @@ def galleries(report: Report) -> Table:
         "points, paired over queries, with 95 % interval."
     )
     rows = tuple(
-        _row(
+        row_of(
             row.codec,
             row.query,
             str(row.bytes_per_vector),
@@ -276,7 +280,7 @@ def galleries(report: Report) -> Table:
 def latency(report: Report) -> Table:
     columns = ("artefact", "device", "runtime", "threads", "p50 ms", "p90 ms", "p95 ms", "peak MB", "size kB")
     rows = tuple(
-        _row(
+        row_of(
             row.artefact,
             row.device,
             row.runtime,
@@ -291,7 +295,7 @@ def latency(report: Report) -> Table:
 def models(report: Report) -> Table:
     roles = {"anchor": "anchor", "student": "student", "alone": "student trained alone"}
     rows = tuple(
-        _row(
+        row_of(
             row.name,
             roles[row.role],
             wording.count(row.macs),
@@ -304,8 +308,4 @@ def models(report: Report) -> Table:
 
 
 def facts(title: str, pairs: Mapping[str, str]) -> Table:
-    return Table(title, "", ("what", "value"), tuple(_row(name, value) for name, value in pairs.items()))
-
-
-def _row(*texts: str) -> tuple[Text, ...]:
-    return tuple(Text(text) for text in texts)
+    return Table(title, "", ("what", "value"), tuple(row_of(name, value) for name, value in pairs.items()))

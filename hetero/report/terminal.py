@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from hetero.report import tables
 from hetero.report.model import Report
+from hetero.report.table import Table
 from hetero.retrieval.matrix import Matrix
 from hetero_devices.errors import require
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
 _STYLES = {"plain": "", "good": "green", "bad": "bold red"}
 
@@ -23,7 +24,7 @@ def show(report: Report, console: Console | None = None) -> None:
     from rich.text import Text
 
     out = console or Console()
-    holds = report.criterion is not None and report.criterion.holds
+    holds = report.criterion.holds if report.criterion else bool(report.runs) and report.passed
     out.print(Text(report.title, style="bold"))
     out.print(Text(tables.verdict(report), style="bold green" if holds else "bold yellow"))
     for sentence in tables.findings(report):
@@ -41,12 +42,12 @@ def print_matrix(matrix: Matrix, console: Console | None = None) -> None:
     (console or Console()).print(_table(tables.matrix(matrix)))
 
 
-def _table(content: tables.Table) -> Table:
+def _table(content: Table) -> RichTable:
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = Table(
+    table = RichTable(
         title=Text(content.title),
         caption=Text(content.note) if content.note else None,
         title_justify="left",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from hetero import data
 from hetero.data.imageset import ImageSet
 from hetero.recipes.recipe import GateConfig, MeasureConfig
 from hetero.report import Gate, ParityRow
 from hetero.retrieval import evaluate
+from hetero.retrieval.codecs import load_gallery
 from hetero.runs.gates import gates
 from hetero.runs.measuring import measure
 from hetero.runs.parity import parity_row
@@ -32,6 +36,25 @@ class Search:
     images: ImageSet
     gallery: Embeddings
     reference: Embeddings | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        gallery: Path,
+        *,
+        size: int,
+        reference: Path | None = None,
+        split: Literal["train", "validation", "test"] = "test",
+        root: Path | None = None,
+        seed: int = 0,
+    ) -> Search:
+        """Images as `hetero embed` names them, at `size` pixels, and stored embeddings.
+
+        Raises DataError where either cannot be read.
+        """
+        images: ImageSet = getattr(data.load(source, size=size, root=root, seed=seed), split)
+        return cls(images, load_gallery(gallery), Embeddings.load(reference) if reference else None)
 
 
 def gate_bundle(
@@ -67,7 +90,7 @@ def _parity(
     for model in models:
         vectors, _ = devices.embed(device, bundle.path(model), images.images)
         found[model.file] = Embeddings(vectors, images.ids, images.labels, space)
-    reference = _given(search) or _float_model(bundle, found)
+    reference = float_reference(bundle, found, search)
     expected = evaluate(reference, gallery)
     return tuple(
         parity_row(
@@ -78,6 +101,14 @@ def _parity(
         )
         for model in models
     )
+
+
+def float_reference(bundle: Bundle, found: Mapping[str, Embeddings], search: Search) -> Embeddings:
+    """What artefacts are compared with: the given reference, else the fp32 model among `found`, by file.
+
+    Raises SpaceMismatch or DataError for a reference of other images, BundleError when there is neither.
+    """
+    return _given(search) or _float_model(bundle, found)
 
 
 def _given(search: Search) -> Embeddings | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from hetero.recipes.recipe import GateConfig
-from hetero.report import Gate, LatencyRow, ParityRow, PlacementRow
+from hetero.report import HOST, Gate, LatencyRow, ParityRow, PlacementRow
 from hetero.report.model import Relation
 from hetero.report.wording import counts
 from hetero.retrieval import Criterion, Estimate
@@ -49,6 +49,11 @@ def gates(
     )
 
 
+def placed(row: ParityRow | PlacementRow | LatencyRow) -> str:
+    """What a gate calls an artefact: its file, and where it ran if that is not this machine."""
+    return row.artefact if row.device == HOST else f"{row.artefact} on {row.device}"
+
+
 def _bundle(checks: Sequence[Check]) -> Iterator[Gate]:
     if not checks:
         return
@@ -61,21 +66,21 @@ def _parity(config: GateConfig, row: ParityRow) -> Iterator[Gate]:
     yield from _exact(config, row) if row.precision in EXACT else _bounded(config, row)
     if config.recall is not None:
         detail = f"95 % interval {row.recall.low:.4f} to {row.recall.high:.4f}"
-        yield Gate.check(f"{row.artefact}: Recall@1", row.recall.value, ">=", config.recall, detail)
+        yield Gate.check(f"{placed(row)}: Recall@1", row.recall.value, ">=", config.recall, detail)
 
 
 def _exact(config: GateConfig, row: ParityRow) -> Iterator[Gate]:
     half = row.precision == "fp16"
     cosine = config.fp16_min_cosine if half else config.fp32_min_cosine
     same = config.fp16_top1_same if half else config.fp32_top1_same
-    yield Gate.check(f"{row.artefact}: lowest cosine", *_lowest_cosine(row, cosine))
+    yield Gate.check(f"{placed(row)}: lowest cosine", *_lowest_cosine(row, cosine))
     yield Gate.check(
-        f"{row.artefact}: same first result", row.top1_identical, ">=", same, f"{row.queries} queries"
+        f"{placed(row)}: same first result", row.top1_identical, ">=", same, f"{row.queries} queries"
     )
 
 
 def _bounded(config: GateConfig, row: ParityRow) -> Iterator[Gate]:
-    name = row.artefact
+    name = placed(row)
     if config.int8_min_cosine is not None:
         yield Gate.check(f"{name}: lowest cosine", *_lowest_cosine(row, config.int8_min_cosine))
     yield _loss(f"{name}: change of Recall@1", config, row.recall_delta, config.int8_recall_drop)
@@ -150,11 +155,11 @@ def _placement(config: GateConfig, row: PlacementRow) -> Iterator[Gate]:
     where, share = row.placement, row.placement.delegated_share
     if config.delegated_share is not None and share is not None:
         detail = f"partitions: {where.partitions}; not delegated: {counts(where.fallback)}"
-        yield Gate.check(f"{row.artefact}: share run by XNNPACK", share, ">=", config.delegated_share, detail)
+        yield Gate.check(f"{placed(row)}: share run by XNNPACK", share, ">=", config.delegated_share, detail)
     if config.float_layers is not None and row.precision in FULL_INTEGER:
         floating = sum(where.float_layers.values())
         detail = f"{counts(where.float_layers)}; {where.integer} operators in integers"
-        yield Gate.check(f"{row.artefact}: layers in float", floating, "<=", config.float_layers, detail)
+        yield Gate.check(f"{placed(row)}: layers in float", floating, "<=", config.float_layers, detail)
 
 
 def _criterion(config: GateConfig, criterion: Criterion | None) -> Iterator[Gate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hetero.recipes.recipe import MeasureConfig
 from hetero.report import LatencyRow, PlacementRow
@@ -24,48 +24,46 @@ def measure(
 
     Raises MissingExtra or DeviceError as `Device.run`.
     """
-    stopping = Stopping(
+    profiles = profile_bundle(
+        device, bundle, threads=config.threads, stopping=stopping_of(config), models=models, tasks=tasks
+    )
+    found = [(model, profiles[model.file]) for model in models]
+    latency = (latency_row(model, device.name, profile) for model, profile in found)
+    placement = (placement_row(model, device.name, profile) for model, profile in found)
+    return tuple(filter(None, latency)), tuple(filter(None, placement))
+
+
+def stopping_of(config: MeasureConfig) -> Stopping:
+    """The recipe's rule for ending a measurement."""
+    return Stopping(
         warm_up=config.warmup,
         min_samples=config.min_samples,
         min_seconds=config.min_seconds,
         max_seconds=config.max_seconds,
     )
-    profiles = profile_bundle(
-        device, bundle, threads=config.threads, stopping=stopping, models=models, tasks=tasks
+
+
+def latency_row(model: ModelFile, device: str, profile: Profile) -> LatencyRow | None:
+    """None where nothing was timed."""
+    if profile.latency is None:
+        return None
+    return LatencyRow(
+        artefact=model.file,
+        device=device,
+        runtime=f"{profile.runtime['runtime']} {profile.runtime['version']}",
+        threads=profile.threads,
+        p50_ms=profile.latency.p50_ms,
+        p90_ms=profile.latency.p90_ms,
+        p95_ms=profile.latency.p95_ms,
+        peak_mb=profile.peak_memory_mb,
+        size_kb=model.bytes / 1000,
     )
-    return _latency(models, profiles, device), _placement(models, profiles, device)
 
 
-def _latency(
-    models: Sequence[ModelFile], profiles: Mapping[str, Profile], device: Device
-) -> tuple[LatencyRow, ...]:
-    rows = []
-    for model in models:
-        profile = profiles[model.file]
-        if profile.latency is None:
-            continue
-        rows.append(
-            LatencyRow(
-                artefact=model.file,
-                device=device.name,
-                runtime=f"{profile.runtime['runtime']} {profile.runtime['version']}",
-                threads=profile.threads,
-                p50_ms=profile.latency.p50_ms,
-                p90_ms=profile.latency.p90_ms,
-                p95_ms=profile.latency.p95_ms,
-                peak_mb=profile.peak_memory_mb,
-                size_kb=model.bytes / 1000,
-            )
-        )
-    return tuple(rows)
-
-
-def _placement(
-    models: Sequence[ModelFile], profiles: Mapping[str, Profile], device: Device
-) -> tuple[PlacementRow, ...]:
-    found = ((model, profiles[model.file].placement) for model in models)
-    return tuple(
-        PlacementRow(artefact=m.file, precision=m.precision, device=device.name, placement=where)
-        for m, where in found
-        if where is not None
+def placement_row(model: ModelFile, device: str, profile: Profile) -> PlacementRow | None:
+    """None where the runtime does not tell."""
+    if profile.placement is None:
+        return None
+    return PlacementRow(
+        artefact=model.file, precision=model.precision, device=device, placement=profile.placement
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hetero.report import ParityRow
+from hetero.report import HOST, ParityRow
 from hetero.retrieval import (
     MAP,
     RECALL_AT_1,
@@ -28,11 +28,12 @@ def parity_row(
     queries: tuple[Embeddings, Embeddings],
     gallery: Embeddings,
     evaluations: tuple[Evaluation, Evaluation],
+    device: str = HOST,
 ) -> ParityRow:
     """Numbers and retrieval of an artefact beside those of the float model.
 
     queries, evaluations: of the artefact, then of the float model; the same images in one order. Intervals
-    resample classes, since queries of one class share gallery images.
+    resample classes, since queries of one class share gallery images. device: where the artefact ran.
     """
     exported, reference = queries
     distance = cosine_distance(exported.vectors, reference.vectors)
@@ -58,6 +59,7 @@ def parity_row(
         queries=count,
         negative_flips=round(flipped.nfr.value * count),
         positive_flips=round(flipped.pfr.value * count),
+        device=device,
     )
 
 
