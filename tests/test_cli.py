@@ -145,14 +145,25 @@ def test_a_sound_bundle_passes(tiny_bundle: Path) -> None:
 
 
 def test_bench_measures_every_model(tiny_bundle: Path, tmp_path: Path) -> None:
-    done = hetero("bench", tiny_bundle, "--samples", "20", "--seconds", "0", "-o", tmp_path / "bench.json")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "bench.json").read_text())
-    assert rows
-    for file, row in rows.items():
-        assert file in done.stdout
-        assert row["latency"]["samples"] >= 20
-        assert row["latency"]["p50_ms"] <= row["latency"]["p95_ms"]
+    out = tmp_path / "out"
+    gates = ("gates.float_layers=null", "gates.delegated_share=null")  # the tiny nets multiply floats
+    done = hetero("bench", tiny_bundle, *gates, "--samples", "20", "--seconds", "0", "-o", out)
+    assert done.returncode == 0, done.stderr + done.stdout
+    runs = json.loads((out / "report.json").read_text())["runs"]
+    assert len(runs) == 3
+    for run in runs:
+        latency = run["profile"]["latency"]
+        assert run["artefact"].removeprefix("model.") in done.stdout
+        assert latency["samples"] >= 20
+        assert latency["p50_ms"] <= latency["p95_ms"]
+    assert "model.int8.tflite on host" in (out / "report.html").read_text()
+
+
+def test_bench_refuses_what_cannot_be_meant(tiny_bundle: Path) -> None:
+    assert "there is no device 'fone'" in refused("bench", tiny_bundle, "--on", "fone")
+    assert "named twice" in refused("bench", tiny_bundle, "--on", "host", "--on", "host")
+    assert "the bundle has no such model" in refused("bench", tiny_bundle, "--precision", "mixed")
+    assert "only gates.KEY=VALUE" in refused("bench", tiny_bundle, "data.size=3")
 
 
 def test_a_truncated_onnx_anchor(tiny_onnx: Callable[..., Path], tmp_path: Path) -> None:
