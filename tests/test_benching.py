@@ -46,6 +46,9 @@ class Shifted:
         moved = result.embeddings + self.shift
         return replace(result, embeddings=moved / np.linalg.norm(moved, axis=1, keepdims=True))
 
+    def info(self) -> dict[str, Any]:
+        return HostDevice().info()
+
     def close(self) -> None: ...
 
 
@@ -148,6 +151,7 @@ def test_shards_are_done_once_and_belong_to_one_bundle(bundle: Bundle, net: Any,
     device = Shifted(0)
     found = embed_in_shards(device, model, images, tmp_path, shard=5).embeddings
     assert device.jobs == 3  # of five, two were there
+    assert found is not None
     np.testing.assert_allclose(found, net.embed(images), atol=1e-5)
     other = Shifted(0)
     embed_in_shards(other, bundle.path(bundle.model("tflite", "fp32")), images, tmp_path, shard=5)

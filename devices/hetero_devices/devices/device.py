@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,13 @@ class Device(Protocol):
 
         `job.output` is not used: the results come back. Raises MissingExtra when the device lacks the
         runtime, DeviceError with the runner's one line for everything else that goes wrong there.
+        """
+        ...
+
+    def info(self) -> dict[str, Any]:
+        """What the machine says of itself: `cpu` as in `Profile`, `runtimes` (name -> version or None).
+
+        Raises DeviceError as `run`.
         """
         ...
 

@@ -14,7 +14,7 @@ from hetero_devices import strict
 from hetero_devices.devices.device import Result
 from hetero_devices.devices.job import Job
 from hetero_devices.devices.outcome import memory_apart
-from hetero_devices.devices.process import run_process
+from hetero_devices.devices.process import ask_process, run_process
 from hetero_devices.errors import DeviceError
 
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
@@ -37,13 +37,20 @@ class HostDevice:
         """See `Device.run`."""
         return memory_apart(job, self._process)
 
+    def info(self) -> dict[str, Any]:
+        """See `Device.info`."""
+        return ask_process(self.name, self._runner, environment=runner_environment(1), timeout=self.timeout)
+
     def close(self) -> None:
         """Nothing is held."""
 
+    @property
+    def _runner(self) -> tuple[str, ...]:
+        return self.python, "-m", "hetero_devices"
+
     def _process(self, job: Job) -> Result:
-        runner = (self.python, "-m", "hetero_devices")
         return run_process(
-            self.name, runner, job, environment=runner_environment(job.threads), timeout=self.timeout
+            self.name, self._runner, job, environment=runner_environment(job.threads), timeout=self.timeout
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +43,18 @@ def collect(device: str, folder: Path, embedded: bool) -> Result:
         raise DeviceError(f"{device}: the runner left no result")
     profile = Profile.from_json(read_json(folder / STATISTICS))
     return Result(_embeddings(device, folder / EMBEDDINGS, profile) if embedded else None, profile)
+
+
+def parse_info(device: str, answer: str) -> dict[str, Any]:
+    """What a runner's `info` printed; DeviceError when it is something else."""
+    try:
+        found = json.loads(answer)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict) or not {"cpu", "runtimes"} <= found.keys():
+        said = " ".join(answer.split())[:100] or "it said nothing"
+        raise DeviceError(f"{device}: the runner's answer is not understood: {said}")
+    return found
 
 
 def reported(device: str, report: Path) -> DeviceError | MissingExtra:

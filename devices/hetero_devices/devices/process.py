@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hetero_devices.devices.device import Result
 from hetero_devices.devices.job import FAILURE, Job
-from hetero_devices.devices.outcome import collect, reported
+from hetero_devices.devices.outcome import collect, parse_info, reported
 from hetero_devices.errors import DeviceError, MissingExtra
 from hetero_devices.files import write_json
 
@@ -32,6 +33,17 @@ def run_process(
         if done.returncode:
             raise _failure(device, folder / FAILURE, done)
         return collect(device, folder, "embed" in job.tasks)
+
+
+def ask_process(
+    device: str, runner: Sequence[str], *, environment: Mapping[str, str], timeout: float
+) -> dict[str, Any]:
+    """What `runner info` says; see `Device.info`."""
+    with tempfile.TemporaryDirectory(prefix="hetero-job-") as name:
+        done = _execute(device, [*runner, "info"], Path(name), environment, timeout)
+        if done.returncode:
+            raise _failure(device, Path(name) / FAILURE, done)
+    return parse_info(device, done.stdout.decode(errors="replace"))
 
 
 def _execute(

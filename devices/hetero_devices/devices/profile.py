@@ -10,10 +10,12 @@ host = "pi.local"
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -71,6 +73,10 @@ class DeviceProfile:
             raise DeviceError(f"{where} is no valid TOML: {error}") from None
         return strict.decode(cls, fields, where, DeviceError, defaults=True)
 
+    def to_toml(self) -> str:
+        """What `from_toml` reads."""
+        return "\n".join(_toml(asdict(self))) + "\n"
+
 
 def own_folder() -> Path:
     """Where the user's profiles are: `$XDG_CONFIG_HOME/hetero/devices`, by default under ~/.config."""
@@ -106,14 +112,54 @@ def load_profile(name: str) -> DeviceProfile:
     return DeviceProfile.from_toml(text, str(known[name]))
 
 
-def add_profile(name: str, text: str) -> Path:
-    """Check the TOML and keep it under `name` in the user's folder, replacing nothing; the file's path."""
+def add_profile(name: str, profile: DeviceProfile) -> Path:
+    """Keep a profile under `name` in the user's folder, replacing nothing; the file's path."""
     if not _NAME.fullmatch(name):
         raise DeviceError(f"{name!r} is no name for a device: use letters, digits, dot, dash and underscore")
-    DeviceProfile.from_toml(text, f"device {name}")
     path = own_folder() / f"{name}.toml"
     if path.exists():
-        raise DeviceError(f"there is already a device {name!r} at {path}: remove it first")
+        raise DeviceError(
+            f"there is already a device {name!r} at {path}: 'hetero devices remove {name}' first"
+        )
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(profile.to_toml(), encoding="utf-8")
     return path
+
+
+def remove_profile(name: str) -> Path:
+    """Delete the user's profile of that name; DeviceError when there is none, or only a shipped one."""
+    own = {path.stem: path for path in own_folder().glob("*.toml")}
+    if name not in own:
+        raise DeviceError(
+            f"you have no device {name!r} of your own: you have {', '.join(sorted(own)) or 'none'}"
+        )
+    own[name].unlink()
+    return own[name]
+
+
+def parse_setting(pair: str) -> tuple[str, Any]:
+    """`port=8022` -> ("port", 8022): the value is TOML, and a string where it is none (`host=pi.local`)."""
+    key, equals, text = pair.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+        raise DeviceError(f"{pair!r} is not of the form key=value")
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return key, text
+
+
+def _toml(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of plain values, then a section for each mapping; None is left out, as TOML has none."""
+    for key, value in fields.items():
+        if not isinstance(value, Mapping) and value is not None:
+            yield f"{key} = {_value(value)}"
+    for key, value in fields.items():
+        if isinstance(value, Mapping) and any(each is not None for each in value.values()):
+            yield f"[{key}]"
+            yield from _toml(value)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value)  # strings, numbers and booleans are written alike in JSON and TOML

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 from hetero_devices.devices.device import Result
 from hetero_devices.devices.job import EMBEDDINGS, FAILURE, STATISTICS, Job
-from hetero_devices.devices.outcome import collect, memory_apart
+from hetero_devices.devices.outcome import collect, memory_apart, parse_info
 from hetero_devices.devices.transport import Completed, Transport
 from hetero_devices.errors import DataError, DeviceBusy, DeviceError, TransferError
 from hetero_devices.files import sha256_file, write_json
@@ -60,13 +59,7 @@ class RemoteDevice:
         done = self._command("info")
         if done.returncode:
             raise DeviceError(f"{self.name}: the runner does not start: {done.last_line}")
-        try:
-            found: dict[str, Any] = json.loads(done.stdout)
-        except json.JSONDecodeError:
-            raise DeviceError(
-                f"{self.name}: the runner's answer is not understood: {done.last_line}"
-            ) from None
-        return found
+        return parse_info(self.name, done.stdout)
 
     def close(self) -> None:
         self.transport.close()
