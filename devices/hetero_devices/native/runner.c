@@ -715,9 +715,9 @@ static Images some_images(const Images *images) {
 typedef struct Session {
     size_t height, width, dim, block; /* block: images a call takes at most */
     const char *runtime, *version, *input_type;
-    int partitions;                   /* of XNNPACK; -1: not known */
     /* pixels of `count` images, uint8 -> float32 [count, dim] */
     void (*run)(struct Session *, const uint8_t *pixels, size_t count, float *embeddings);
+    int (*partitions)(struct Session *); /* parts of the graph that XNNPACK runs, -1: not known; NULL: never known */
     const char *model; /* the file's name */
     void *state;       /* the runtime's own */
 } Session;
@@ -883,7 +883,7 @@ static Session *ort_load(const void *base, const char *path, int threads) {
     Ort *ort = allocate(sizeof *ort);
     Session *session = allocate(sizeof *session);
     *session = (Session){.runtime = "onnxruntime", .version = ((const OrtApiBase *)base)->GetVersionString(),
-                         .input_type = "uint8", .block = BLOCK, .partitions = -1, .run = ort_run, .model = model,
+                         .input_type = "uint8", .block = BLOCK, .run = ort_run, .model = model,
                          .state = ort};
     ort->api = api;
     ort_check(api, api->CreateEnv(ORT_FATAL, "hetero", &environment), "cannot load", model);
@@ -901,7 +901,8 @@ static Session *ort_load(const void *base, const char *path, int threads) {
 
 typedef struct {
     const LiteRtApi *api;
-    LiteRt compiled, input, output;
+    LiteRt environment, model, compiled, input, output;
+    int threads;
     int input_type, output_type;
     float zero_point; /* of the output */
 } Lite;
@@ -930,19 +931,6 @@ static void lite_check(int status, const char *what, const char *model) {
     if (status == LITERT_OK) return;
     char *reason = lite_reason(status);
     fail(MODEL, "%s %s with LiteRT: %s", what, model, reason);
-}
-
-/* Parts of the graph that XNNPACK took over, from what the runtime printed while loading; -1: it did not say. */
-static int lite_partitions(void) {
-    int partitions = -1;
-    for (char *at = caught_text(); (at = strstr(at, "Replacing ")); at++) {
-        int replaced, total, count;
-        char delegate[64];
-        if (sscanf(at, "Replacing %d out of %d node(s) with delegate (%63[^)]) node, yielding %d partitions", &replaced,
-                   &total, delegate, &count) == 4 && strstr(delegate, "XNNPack"))
-            partitions = (partitions < 0 ? 0 : partitions) + count;
-    }
-    return partitions;
 }
 
 static const char *lite_type_name(int type) {
@@ -1076,6 +1064,43 @@ static LiteRt lite_options(const LiteRtApi *api, int threads, const char *model)
     return options;
 }
 
+/* A runtime's list of the operators it ran, in order; NULL when it does not tell.
+ * It costs a second compilation, with profiling on, so that what is measured and embedded has none. */
+static const char *lite_profile(Lite *lite, const char *model) {
+    const LiteRtApi *api = lite->api;
+    LiteRt options = lite_options(api, lite->threads, model), more = NULL, compiled = NULL, profiler = NULL;
+    const char *summary = NULL;
+    char *toml = text_of("enable_profiling = true\n");
+    bool good = api->LiteRtCreateOpaqueOptions("runtime_options_string", toml, free, &more) == LITERT_OK &&
+                api->LiteRtAddOpaqueOptions(options, more) == LITERT_OK &&
+                api->LiteRtCreateCompiledModel(lite->environment, lite->model, options, &compiled) == LITERT_OK &&
+                api->LiteRtCompiledModelGetProfiler(compiled, &profiler) == LITERT_OK && profiler &&
+                api->LiteRtStartProfiler(profiler) == LITERT_OK &&
+                api->LiteRtRunCompiledModel(compiled, 0, 1, &lite->input, 1, &lite->output) == LITERT_OK &&
+                api->LiteRtStopProfiler(profiler) == LITERT_OK &&
+                api->LiteRtGetProfileSummary(profiler, compiled, &summary) == LITERT_OK;
+    return good ? summary : NULL;
+}
+
+/* The list names operators of XNNPACK `[Delegate]:i`, counted from 0 in each partition, and puts those alike in one
+ * line with how many there were: so the partitions are those called [Delegate]:0. */
+static int lite_partitions(Session *session) {
+    int partitions = 0;
+    bool understood = false;
+    catch_standard_error();
+    const char *summary = lite_profile(session->state, session->model);
+    release_standard_error();
+    const char *end = summary ? strstr(summary, "Top by Computation Time") : NULL;
+    for (const char *line = summary; end && line && line < end; line = (line = strchr(line, '\n')) ? line + 1 : NULL) {
+        char *text = text_of("%.*s", (int)strcspn(line, "\n"), line), *name = strrchr(text, '[');
+        bool first = name && !strcmp(name, "[Delegate]:0");
+        understood |= name && (!strncmp(name, "[Delegate]:", 11) || !strncmp(name, "[Builtin]:", 10));
+        while (first && name > text && name[-1] == ' ') *--name = 0;
+        if (first) partitions += atoi(strrchr(text, ' ') ? strrchr(text, ' ') : "0");
+    }
+    return understood ? partitions : -1;
+}
+
 /* Load a model; `api` comes from `lite_api`, called before because opening a library is no part of loading. */
 static Session *lite_load(const void *functions, const char *path, int threads) {
     static const LiteRtOption settings[] = {{LITERT_ACCELERATORS, {LITERT_INTEGER, LITERT_CPU}},
@@ -1084,8 +1109,10 @@ static Session *lite_load(const void *functions, const char *path, int threads) 
     const char *name = name_of(path);
     Lite *lite = allocate(sizeof *lite);
     Session *session = allocate(sizeof *session);
-    *session = (Session){.runtime = "litert", .block = 1, .run = lite_run, .model = name, .state = lite};
+    *session = (Session){.runtime = "litert", .block = 1, .run = lite_run,
+                         .partitions = lite_partitions, .model = name, .state = lite};
     lite->api = api;
+    lite->threads = threads;
     LiteRt environment = NULL, model = NULL, needs = NULL;
     LiteRtTensorType input, output;
     catch_standard_error();
@@ -1100,7 +1127,7 @@ static Session *lite_load(const void *functions, const char *path, int threads) 
     lite_check(api->LiteRtGetCompiledModelOutputBufferRequirements(lite->compiled, 0, 0, &needs), "cannot load", name);
     lite_check(api->LiteRtCreateManagedTensorBufferFromRequirements(environment, &output, needs, &lite->output),
                "cannot load", name);
-    session->partitions = lite_partitions();
+    lite->environment = environment, lite->model = model;
     release_standard_error();
     return session;
 }
@@ -1380,16 +1407,16 @@ static void write_latency(FILE *file, const Latency *latency, long long warm_up)
     fprintf(file, "\"samples\": %zu, \"warm_up\": %lld}", latency->samples, warm_up);
 }
 
-static void write_runtime(FILE *file, const Session *session, int threads) {
+static void write_runtime(FILE *file, const Session *session, int threads, int partitions) {
     fprintf(file, "{\"runtime\": \"%s\", \"version\": ", session->runtime);
     write_json_text(file, session->version);
     fprintf(file, ", \"input_dtype\": \"%s\", \"batch\": %s, \"threads\": %d, \"xnnpack_partitions\": ",
             session->input_type, session->block == 1 ? "1" : "null", threads);
-    if (session->partitions < 0) fputs("null}", file);
-    else fprintf(file, "%d}", session->partitions);
+    if (partitions < 0) fputs("null}", file);
+    else fprintf(file, "%d}", partitions);
 }
 
-static void write_statistics(const Job *job, const Session *session, const Latency *latency, double peak_mb,
+static void write_statistics(const Job *job, Session *session, const Latency *latency, double peak_mb,
                              const Condition *before, const char *embeddings_digest) {
     char *text = NULL;
     size_t size = 0;
@@ -1397,13 +1424,14 @@ static void write_statistics(const Job *job, const Session *session, const Laten
     FILE *file = open_memstream(&text, &size);
     if (!file) fail(DEVICE, "not enough memory for the statistics");
     Condition after = condition();
+    int partitions = session->partitions ? session->partitions(session) : -1;
     uname(&system);
     fputs("{\n  \"latency\": ", file);
     write_latency(file, latency, job->warm_up);
     fputs(",\n  \"peak_memory_mb\": ", file);
     write_json_number(file, peak_mb);
     fprintf(file, ",\n  \"threads\": %d,\n  \"runtime\": ", job->threads);
-    write_runtime(file, session, job->threads);
+    write_runtime(file, session, job->threads, partitions);
     fputs(",\n  \"cpu\": ", file);
     write_cpu(file);
     fputs(",\n  \"versions\": {\"runner\": \"native 1\", \"system\": ", file);

@@ -144,6 +144,10 @@ typedef struct {
     X(int, LiteRtUnlockTensorBuffer, (LiteRt buffer)) \
     X(int, LiteRtRunCompiledModel, \
       (LiteRt compiled, size_t signature, size_t inputs, LiteRt *, size_t outputs, LiteRt *)) \
+    X(int, LiteRtCompiledModelGetProfiler, (LiteRt compiled, LiteRt *profiler)) \
+    X(int, LiteRtStartProfiler, (LiteRt profiler)) \
+    X(int, LiteRtStopProfiler, (LiteRt profiler)) \
+    X(int, LiteRtGetProfileSummary, (LiteRt profiler, LiteRt compiled, const char **text)) \
     X(int, LiteRtGetBlockWiseQuantization, (void)) /* never called: came with the change of 2.3 */
 
 typedef struct {
