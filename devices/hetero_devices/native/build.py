@@ -1,6 +1,6 @@
 """Compile the C runner with a compiler of this machine.
 
-For phones the same two files are compiled with the Android NDK: see docs/devices-emulated.md.
+For phones the same files are compiled with the Android NDK: see docs/devices-emulated.md.
 """
 
 from __future__ import annotations
