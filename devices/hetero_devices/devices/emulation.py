@@ -139,6 +139,8 @@ def set_up(cache: Path, *, sources: Sequence[str] = (), progress: Progress = lam
     emulation = Emulation(
         qemu=qemu, root=root.name, python=str(python.relative_to(root)), site=site.name, versions=versions
     )
+    for cpu in CORES:  # now, so that jobs side by side find them made
+        _root_of_core(Machine(cache, emulation, cpu))
     write_json(cache / _RECORD, asdict(emulation))
     return open_machine(cache, "cortex-a76")
 
