@@ -104,7 +104,7 @@ def test_cores_look_like_themselves() -> None:
 
 def test_set_up_without_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DeviceError, match="needs apt and dpkg: it works on Debian and Ubuntu"):
+    with pytest.raises(DeviceError, match="needs apt, dpkg, tar: it works on Debian and Ubuntu"):
         set_up(tmp_path / "cache")
 
 

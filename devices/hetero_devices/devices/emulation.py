@@ -146,11 +146,11 @@ def set_up(cache: Path, *, sources: Sequence[str] = (), progress: Progress = lam
 
 
 def _need_tools() -> None:
-    tools = {"apt-get": "apt", "dpkg-deb": "dpkg"}
+    tools = {"apt-get": "apt", "dpkg-deb": "dpkg", "tar": "tar"}
     missing = [package for tool, package in tools.items() if shutil.which(tool) is None]
     if missing:
         raise DeviceError(
-            f"setting up the emulated machine needs {' and '.join(missing)}: it works on Debian and Ubuntu"
+            f"setting up the emulated machine needs {', '.join(missing)}: it works on Debian and Ubuntu"
         )
     done = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False)
     if done.returncode:
