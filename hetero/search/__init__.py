@@ -1,0 +1,1 @@
+"""Searching architectures: what a candidate consists of, and what it will cost on a device."""
