@@ -182,6 +182,7 @@ class MeasureConfig(Config):
     min_samples: int = Field(default=200, ge=1)
     min_seconds: float = Field(default=1.0, ge=0)
     max_seconds: float = Field(default=30.0, gt=0)
+    repeats: int = Field(default=1, ge=1, description="processes that measure latency; the median is kept")
 
 
 class Recipe(Config):

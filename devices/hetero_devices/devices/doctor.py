@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from hetero_devices.devices import emulation
+from hetero_devices.devices.browser import packages
 from hetero_devices.devices.profile import load_profile
 from hetero_devices.devices.registry import build
 from hetero_devices.errors import HeteroError
@@ -37,8 +40,9 @@ def _kinds() -> Iterator[Finding]:
         yield Finding("host", "missing", "no runtime", "pip install 'hetero[device-onnx,device-litert]'")
     yield _program("ssh", "ssh", "install the OpenSSH client")
     yield _program("adb", "adb", "install Android's platform tools, e.g. the package adb")
-    yield _cached("emulated", "hetero_devices.devices.emulation")
-    yield _cached("browser", "hetero_devices.devices.browser.packages")
+    emulated, page = emulation.default_cache(), packages.default_cache()
+    yield _cached("emulated", emulated, lambda: emulation.open_machine(emulated, "cortex-a76"))
+    yield _cached("browser", page, packages.runtimes)
 
 
 def _program(kind: str, program: str, advice: str) -> Finding:
@@ -46,8 +50,12 @@ def _program(kind: str, program: str, advice: str) -> Finding:
     return Finding(kind, "ok", path) if path else Finding(kind, "missing", f"no {program}", advice)
 
 
-def _cached(kind: str, module: str) -> Finding:
-    raise NotImplementedError
+def _cached(kind: str, cache: Path, opened: Callable[[], object]) -> Finding:
+    try:
+        opened()
+    except HeteroError as error:
+        return Finding(kind, "missing", str(error).partition(":")[0], f"hetero devices setup {kind}")
+    return Finding(kind, "ok", str(cache))
 
 
 def _answers(name: str) -> Finding:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hetero_devices import strict
 from hetero_devices.devices.device import Result
 from hetero_devices.devices.emulation import Machine, check_cpu, default_cache, open_machine
 from hetero_devices.devices.job import Condition, Job, Task
-from hetero_devices.devices.process import run_process
+from hetero_devices.devices.process import ask_process, run_process
 from hetero_devices.errors import DeviceError
 
 _MEANINGFUL: tuple[Task, ...] = ("embed", "placement")
@@ -54,15 +55,17 @@ class EmulatedDevice:
             )
         return result
 
+    def info(self) -> dict[str, Any]:
+        """See `Device.info`."""
+        machine = open_machine(Path(self.cache or default_cache()), self.cpu)
+        with self._runner(machine, 1) as (runner, environment):
+            return ask_process(self.name, runner, environment=environment, timeout=self.timeout)
+
     def close(self) -> None:
         """Nothing is held."""
 
     def _process(self, machine: Machine, job: Job) -> Result:
-        with tempfile.TemporaryDirectory(prefix="hetero-emulated-") as name:
-            # This package alone: beside it may lie the host's builds of the same runtimes.
-            (Path(name) / "hetero_devices").symlink_to(Path(hetero_devices.__file__).parent)
-            environment = _environment(machine, job.threads, name)
-            runner = [*machine.argv(machine.python), "-m", "hetero_devices"]
+        with self._runner(machine, job.threads) as (runner, environment):
             result = run_process(self.name, runner, job, environment=environment, timeout=self.timeout)
         versions = result.profile.versions | {"qemu": machine.emulation.versions["qemu"], "core": self.cpu}
         profile = replace(
@@ -75,6 +78,17 @@ class EmulatedDevice:
             versions=versions,
         )
         return replace(result, profile=profile)
+
+    @contextmanager
+    def _runner(self, machine: Machine, threads: int) -> Iterator[tuple[list[str], dict[str, str]]]:
+        """The runner's words and environment, with a folder of this package alone.
+
+        Beside the package may lie the host's builds of the same runtimes.
+        """
+        with tempfile.TemporaryDirectory(prefix="hetero-emulated-") as name:
+            (Path(name) / "hetero_devices").symlink_to(Path(hetero_devices.__file__).parent)
+            words = [*machine.argv(machine.python), "-m", "hetero_devices"]
+            yield words, _environment(machine, threads, name)
 
 
 def _environment(machine: Machine, threads: int, package: str) -> dict[str, str]:
