@@ -6,6 +6,8 @@ const part = (id) => document.getElementById(id);
 const number = (value, digits) => value.toLocaleString("en", { maximumFractionDigits: digits });
 const milliseconds = (value) => `${number(value, value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
 
+const STAY = "Keep this page open and in front.";
+
 let begun = 0;
 let clock;
 let job = null; // {order, done, total, msPerImage, latency}
@@ -20,7 +22,7 @@ export function showBrowser() {
     ...fact("Threads", able.threads_possible ? "available" : "one only: the page is not isolated"),
     ...fact("Timer step", able.timer_ms < 0.1 ? `${number(able.timer_ms * 1000, 0)} µs` : `${able.timer_ms} ms`),
   );
-  status("idle", "Ready", "Waiting for a job", "Leave this page open and in front. The host gives it jobs.");
+  status("idle", "Ready", "Waiting for a job", `${STAY} The host gives it jobs.`);
 }
 
 export function showAway() {
@@ -45,13 +47,13 @@ export function begin(order) {
   part("preview").hidden = true;
   part("speed").textContent = "–";
   bar(0, 0);
-  status("running", "Running", "Starting", "");
+  status("running", "Running", "Starting", STAY);
   tick();
 }
 
 // Whatever a worker tells: {state, done, total, msPerImage, runtime, latency, preview, height, width}.
 export function show(news) {
-  if (news.state) status("running", "Running", news.state[0].toUpperCase() + news.state.slice(1), "");
+  if (news.state) status("running", "Running", news.state[0].toUpperCase() + news.state.slice(1), STAY);
   if (news.runtime) part("runtime").textContent = news.runtime;
   if (news.msPerImage) part("speed").textContent = milliseconds(news.msPerImage);
   if (news.preview) draw(news);
@@ -106,12 +108,17 @@ function bar(done, total) {
   const share = total ? done / total : 0;
   part("bar").value = share;
   part("percent").textContent = total ? `${Math.floor(100 * share)} %` : "";
-  part("count").textContent = total ? `${number(done, 0)} / ${number(total, 0)}` : "–";
+  part("count").textContent = total ? number(done, 0) : "–";
+  part("total").textContent = total ? `Done of ${number(total, 0)}` : "Done";
 }
 
 function tick() {
   const seconds = (performance.now() - begun) / 1000;
-  part("elapsed").textContent = seconds < 60 ? `${number(seconds, 1)} s` : `${Math.floor(seconds / 60)} min`;
+  part("elapsed").textContent = duration(seconds);
+}
+
+function duration(seconds) {
+  return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
 }
 
 function draw({ preview, height, width }) {
@@ -127,8 +134,8 @@ function draw({ preview, height, width }) {
 function remember(kind, what) {
   const row = document.createElement("li");
   row.dataset.kind = kind;
-  const seconds = `${number((performance.now() - begun) / 1000, 1)} s`;
-  row.append(...[job.order.model.name, what, seconds].map((text) => made("span", text)));
+  const time = duration((performance.now() - begun) / 1000);
+  row.append(...[job.order.model.name, what, time].map((text) => made("span", text)));
   part("history").prepend(row);
   while (part("history").children.length > 8) part("history").lastChild.remove();
   part("past").hidden = false;
