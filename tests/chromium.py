@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,13 @@ from hetero_devices.devices.browser.launch import arguments
 from tests.device_tools import need_tool
 
 _PATIENCE = 30.0
+# Chromium reads 3 and writes 4; a function between fork and exec would run torch's hooks as well.
+_BECOME = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Chromium:
@@ -24,16 +33,16 @@ class Chromium:
 
     def __init__(self, folder: Path, *options: str) -> None:
         orders, replies = os.pipe(), os.pipe()
-        inner = {3: os.dup(orders[0]), 4: os.dup(replies[1])}  # away from 3 and 4, which they become
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (orders[0], replies[1])]  # away from 3 and 4
         argv = [need_tool("chromium", "chromium"), "--headless", "--remote-debugging-pipe", *options]
+        become = [sys.executable, "-c", _BECOME, *map(str, ends)]
         self.process = subprocess.Popen(
-            arguments(argv, str(folder), "about:blank"),
-            preexec_fn=lambda: [os.dup2(end, number) for number, end in inner.items()] and None,
-            pass_fds=(3, 4),
+            become + arguments(argv, str(folder), "about:blank"),
+            pass_fds=ends,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        for end in (orders[0], replies[1], *inner.values()):
+        for end in (orders[0], replies[1], *ends):
             os.close(end)
         self._orders, self._replies = os.fdopen(orders[1], "wb"), os.fdopen(replies[0], "rb")
         self._number, self._rest = 0, b""

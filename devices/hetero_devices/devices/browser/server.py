@@ -6,10 +6,13 @@ import errno
 import json
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from hetero_devices.devices.browser.access import COOKIE, Access
@@ -20,7 +23,7 @@ from hetero_devices.errors import DeviceBusy, DeviceError
 
 _PAGE = Path(__file__).parent / "page"
 _POLL = 20.0  # seconds that a page's question for a job stays open
-_THREADS = 64
+_CONNECTIONS = 64
 _POST = re.compile(r"/results/([0-9a-f]{32})/(progress|embeddings|statistics|failure)")
 _FILE = re.compile(r"/files/([0-9a-f]{64})")
 _PAGE_ID = re.compile(r"[0-9a-f]{16,64}")
@@ -59,6 +62,7 @@ class PageServer(ThreadingHTTPServer):
 
         Raise DeviceBusy when another process listens there, DeviceError when nobody can.
         """
+        self._connections: set[socket.socket] = set()
         try:
             super().__init__((address, port), _Handler)
         except OSError as error:
@@ -79,16 +83,27 @@ class PageServer(ThreadingHTTPServer):
 
     def verify_request(self, request: object, client_address: object) -> bool:
         """Strangers may open connections, but not without bound."""
-        return threading.active_count() < _THREADS
+        return len(self._connections) < _CONNECTIONS
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A connection that breaks is the page's business; it asks again."""
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and hang up: an open page must not go on asking a server of the past."""
         self.desk.close()
         self.shutdown()
         self.server_close()
+        for connection in list(self._connections):
+            with suppress(OSError):  # it may have ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _page() -> dict[str, Path]:
