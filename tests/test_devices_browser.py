@@ -352,6 +352,17 @@ def test_a_reloaded_page_gets_the_job_again(
     np.testing.assert_array_equal(result.result(5).embeddings, VECTORS)
 
 
+def test_a_page_that_left_gets_no_job(job: Job, tmp_path: Path) -> None:
+    desk = Desk()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(desk.take, ME, 10)  # a closed tab's question, still open here
+        desk.leave(ME)
+        assert asked.result(5) is None
+    desk.put(_order("phone", job, tmp_path))
+    assert desk.take(ME, 0) is None
+    assert desk.take(OTHER, 0) is not None
+
+
 def test_two_pages_do_not_take_the_job_from_each_other(job: Job, tmp_path: Path) -> None:
     desk = Desk()
     assert desk.take(ME, 0) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Desk:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._order: Order | None = None
+        self._left: deque[str] = deque(maxlen=100)
         self._closed = False
 
     def put(self, order: Order) -> None:
@@ -76,7 +78,7 @@ class Desk:
         with self._changed:
             while not self._free(page):
                 left = deadline - time.monotonic()
-                if left <= 0 or self._closed:
+                if left <= 0 or self._closed or page in self._left:
                     return None
                 self._changed.wait(min(left, 0.5))  # a silent page frees its job without telling
             return self._hand_out(page)
@@ -84,9 +86,10 @@ class Desk:
     def leave(self, page: str) -> None:
         """A page says that it goes, by a reload or for good: its job is free for the next that asks."""
         with self._changed:
+            self._left.append(page)  # its question may still be open: it gets no job any more
             if self._order is not None and self._order.page == page:
                 self._order.page = ""
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def file(self, digest: str) -> Path | None:
         """The file of that sha256, if the present order has it."""
@@ -118,7 +121,7 @@ class Desk:
 
     def _free(self, page: str) -> bool:
         order = self._order
-        if order is None or order.ended or self._closed:
+        if order is None or order.ended or self._closed or page in self._left:
             return False
         heard = order.heard or 0.0
         return order.page in ("", page) or time.monotonic() - heard > _GRACE

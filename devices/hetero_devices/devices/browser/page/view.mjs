@@ -45,7 +45,7 @@ export function begin(order) {
   part("job").hidden = false;
   part("result").hidden = true;
   part("preview").hidden = true;
-  part("speed").textContent = "–";
+  speed(null, "");
   bar(0, 0);
   status("running", "Running", "Starting", STAY);
   tick();
@@ -55,7 +55,7 @@ export function begin(order) {
 export function show(news) {
   if (news.state) status("running", "Running", news.state[0].toUpperCase() + news.state.slice(1), STAY);
   if (news.runtime) part("runtime").textContent = news.runtime;
-  if (news.msPerImage) part("speed").textContent = milliseconds(news.msPerImage);
+  if (news.msPerImage) speed(news.msPerImage, "mean so far");
   if (news.preview) draw(news);
   if (news.latency) job.latency = news.latency;
   if (news.total !== undefined) bar(news.done, news.total);
@@ -67,7 +67,7 @@ export function finish(statistics) {
   const images = job.order.tasks.includes("embed") ? job.total : 0;
   totals.jobs += 1;
   totals.images += images;
-  if (statistics.latency) part("speed").textContent = milliseconds(statistics.latency.p50_ms);
+  if (statistics.latency) speed(statistics.latency.p50_ms, "median");
   part("result").replaceChildren(...results(statistics, images));
   part("result").hidden = false;
   remember("done", images ? plural(images, "image") : job.order.tasks.join(" + "));
@@ -109,7 +109,12 @@ function bar(done, total) {
   part("bar").value = share;
   part("percent").textContent = total ? `${Math.floor(100 * share)} %` : "";
   part("count").textContent = total ? number(done, 0) : "–";
-  part("total").textContent = total ? `Done of ${number(total, 0)}` : "Done";
+  part("total").textContent = total ? `of ${number(total, 0)}` : "";
+}
+
+function speed(value, kind) {
+  part("speed").textContent = value === null ? "–" : milliseconds(value);
+  part("kind").textContent = kind;
 }
 
 function tick() {
