@@ -233,7 +233,7 @@ def test_off_loopback_everything_needs_the_session(guarded: PageServer) -> None:
     client = Guarded(guarded)
     for cookie in ("", "hetero=", "hetero=x", "other=1", "hetero=\xe9;", "a[=;;,"):
         client.cookie = cookie
-        for path in ("/", "/main.mjs", "/runtimes/x", f"/job?page={ME}", f"/files/{'0' * 64}"):
+        for path in ("/", "/main.mjs", "/runtimes/x/y.wasm", f"/job?page={ME}", f"/files/{'0' * 64}"):
             assert client.get(path)[0] == 403, (cookie, path)
         for path in ("/leave", f"/results/{'0' * 32}/progress"):
             assert client.ask("POST", path, b"{}")[0] == 403

@@ -16,7 +16,7 @@ from hetero_devices import strict
 from hetero_devices.devices.browser.desk import Desk, Order
 from hetero_devices.devices.browser.launch import Browser
 from hetero_devices.devices.browser.network import LOOPBACK, is_loopback, lan_address, qr_code
-from hetero_devices.devices.browser.packages import locked, runtimes
+from hetero_devices.devices.browser.packages import address, locked, runtimes
 from hetero_devices.devices.browser.server import PageServer
 from hetero_devices.devices.device import Result
 from hetero_devices.devices.job import Job
@@ -107,9 +107,9 @@ class BrowserDevice:
 
     def _listen(self) -> PageServer:
         wanted = self._connection
-        address = wanted.address or (lan_address() if wanted.lan else LOOPBACK)
+        host = wanted.address or (lan_address() if wanted.lan else LOOPBACK)
         self._desk = Desk()
-        return PageServer(address, wanted.port, self._desk, runtimes())
+        return PageServer(host, wanted.port, self._desk, runtimes())
 
     def _retried(self, job: Job) -> Result:
         """A file that arrived damaged is sent once more."""
@@ -183,6 +183,7 @@ def _order(device: str, job: Job, folder: Path) -> Order:
         "tasks": list(job.tasks),
         "threads": job.threads,
         "stopping": asdict(job.stopping),
+        "runtimes": address(),
         "versions": {package: pin.version for package, pin in locked().items()},
         **described,
     }

@@ -47,12 +47,17 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetero" / "browser"
 
 
+def address() -> str:
+    """Path of a URL, above the packages: other pins get another one, so that browsers may keep them."""
+    return f"/runtimes/{_pins()}"
+
+
 def runtimes(cache: Path | None = None) -> dict[str, Path]:
-    """Path under /runtimes/ -> file, of everything the page may fetch; MissingExtra when not set up."""
+    """Path of a URL -> file, of everything the page may fetch; MissingExtra when not set up."""
     home = _home(cache)
     if not home.is_dir():
         raise MissingExtra("the page's runtimes are not set up: run 'hetero devices setup browser'")
-    return {name: home / name for name in _served()}
+    return {f"{address()}/{name}": home / name for name in _served()}
 
 
 def set_up(cache: Path | None = None) -> Path:
@@ -118,8 +123,11 @@ def _cause(stderr: str) -> str:
 
 def _home(cache: Path | None) -> Path:
     """A folder for these very pins: other versions get another one, and nothing is half replaced."""
-    pins = hashlib.sha256(_LOCK.read_bytes() + repr(_BARE).encode()).hexdigest()[:12]
-    return (cache or default_cache()) / pins
+    return (cache or default_cache()) / _pins()
+
+
+def _pins() -> str:
+    return hashlib.sha256(_LOCK.read_bytes() + repr(_BARE).encode()).hexdigest()[:12]
 
 
 def _served() -> Iterable[str]:

@@ -58,7 +58,7 @@ class PageServer(ThreadingHTTPServer):
     allow_reuse_address = True  # a restart must not wait for the last run's connections to be forgotten
 
     def __init__(self, address: str, port: int, desk: Desk, runtimes: Mapping[str, Path]) -> None:
-        """runtimes: path under /runtimes/ -> file.
+        """runtimes: path of a URL, under /runtimes/ -> file.
 
         Raise DeviceBusy when another process listens there, DeviceError when nobody can.
         """
@@ -70,7 +70,7 @@ class PageServer(ThreadingHTTPServer):
                 raise DeviceBusy(f"port {port} of {address} is in use: does another run serve it?") from None
             raise DeviceError(f"cannot listen on {address} port {port}: {error.strerror}") from None
         self.desk = desk
-        self.files = _page() | {f"/runtimes/{name}": path for name, path in runtimes.items()}
+        self.files = _page() | dict(runtimes)
         self.access = Access(_hosts(address, self.server_port), guarded=not is_loopback(address))
         self.address = address
         threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()

@@ -2,18 +2,17 @@
 
 import { Failure, oneLine } from "./failure.mjs";
 
-const ROOT = "/runtimes/@litertjs/core";
-
 // Bring the runtime up, without a model; -> {details, load(bytes, name, images) -> session}.
-export async function prepare({ threads, versions }, { relaxed_simd }) {
+export async function prepare({ threads, versions, runtimes }, { relaxed_simd }) {
   if (threads > 1 && !relaxed_simd) {
     throw new Failure("DeviceError", "LiteRT.js has threads only with relaxed SIMD, which this browser lacks");
   }
-  const litert = await import(`${ROOT}/dist/index.js`);
+  const root = `${runtimes}/@litertjs/core`;
+  const litert = await import(`${root}/dist/index.js`);
   // In a worker the runtime's script cannot tell where it came from.
-  const script = new URL(`${ROOT}/wasm/litert_wasm_threaded_internal.js`, self.location.origin).href;
-  self.Module = { locateFile: (file) => `${ROOT}/wasm/${file}`, mainScriptUrlOrBlob: script };
-  await litert.loadLiteRt(`${ROOT}/wasm/`, { threads: threads > 1 });
+  const script = new URL(`${root}/wasm/litert_wasm_threaded_internal.js`, self.location.origin).href;
+  self.Module = { locateFile: (file) => `${root}/wasm/${file}`, mainScriptUrlOrBlob: script };
+  await litert.loadLiteRt(`${root}/wasm/`, { threads: threads > 1 });
   const details = {
     runtime: "litert-web", version: versions["@litertjs/core"], input_dtype: "float32", batch: 1,
     xnnpack_partitions: null,

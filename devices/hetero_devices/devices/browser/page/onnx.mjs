@@ -3,8 +3,8 @@
 import { Failure, oneLine } from "./failure.mjs";
 
 // Bring the runtime up, without a model; -> {details, load(bytes, name, images) -> session}.
-export async function prepare({ threads, versions }) {
-  const ort = await import("/runtimes/onnxruntime-web/dist/ort.wasm.min.mjs");
+export async function prepare({ threads, versions, runtimes }) {
+  const ort = await import(`${runtimes}/onnxruntime-web/dist/ort.wasm.min.mjs`);
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "fatal";
   // The WASM module is compiled by the first session, even one that fails: it is no part of loading a model.
