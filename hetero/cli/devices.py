@@ -207,7 +207,9 @@ def setup(kind: str) -> None:
 
 @command.command("table")
 @click.argument("name")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The JSON file to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The JSON file to write."
+)
 @click.option("--format", type=click.Choice(["onnx", "tflite"]), default="tflite", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), default="int8", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -250,4 +252,6 @@ def table(
         return
     click.echo(f"{output}: {len(found.rows)} blocks of {name}, {format} {precision}, {threads} thread(s)")
     for kind, errors in found.interpolation_errors().items():
-        click.echo(f"  interpolated {kind}: median error {100 * errors.median:.0f} %, p90 {100 * errors.p90:.0f} %")
+        click.echo(
+            f"  interpolated {kind}: median error {100 * errors.median:.0f} %, p90 {100 * errors.p90:.0f} %"
+        )

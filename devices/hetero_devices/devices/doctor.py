@@ -60,7 +60,10 @@ def _cached(kind: str, cache: Path, opened: Callable[[], object]) -> Finding:
 
 def _answers(name: str) -> Finding:
     try:
-        with closing(build(name, load_profile(name))) as device:
+        profile = load_profile(name)
+        if profile.kind == "browser" and not profile.connection.get("command"):
+            return Finding(name, "ok", "waits for somebody to open its page", f"hetero devices probe {name}")
+        with closing(build(name, profile)) as device:
             found = device.info()
     except HeteroError as error:
         return Finding(name, "fails", " ".join(str(error).split()))

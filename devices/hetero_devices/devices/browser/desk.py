@@ -48,6 +48,19 @@ class Desk:
         self._order: Order | None = None
         self._left: deque[str] = deque(maxlen=100)
         self._closed = False
+        self._visitor: str | None = None
+
+    def greet(self, agent: str) -> None:
+        """A page with that user agent asks."""
+        with self._changed:
+            self._visitor = agent
+            self._changed.notify_all()
+
+    def visitor(self, seconds: float) -> str | None:
+        """User agent of the page that asked last, waiting for one up to `seconds`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._visitor is not None, seconds)
+            return self._visitor
 
     def put(self, order: Order) -> None:
         """Offer a job to whichever page asks next."""

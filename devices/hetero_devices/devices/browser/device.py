@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hetero_devices import strict
+from hetero_devices.cpu import Cpu
 from hetero_devices.devices.browser.desk import Desk, Order
 from hetero_devices.devices.browser.launch import Browser
 from hetero_devices.devices.browser.network import LOOPBACK, is_loopback, lan_address, qr_code
@@ -86,6 +87,18 @@ class BrowserDevice:
             raise DeviceError(f"{self.name}: a page cannot pin itself to processors: leave `cpus` empty")
         self.serve()
         return memory_apart(job, self._retried)
+
+    def info(self) -> dict[str, Any]:
+        """See `Device.info`: of the page that asks first. Raises DeviceError when none does in time."""
+        self.serve()
+        agent = self._desk.visitor(self._connection.wait)
+        if agent is None:
+            raise DeviceError(
+                f"{self.name}: no page was opened within {self._connection.wait:g} s: {self.url}"
+            )
+        cpu = Cpu(machine="wasm32", model=agent, cores=None, flags=None, governor=None)
+        versions: dict[str, str | None] = {name: pin.version for name, pin in locked().items()}
+        return {"cpu": cpu.to_json(), "runtimes": versions}
 
     def close(self) -> None:
         """End the browser, if it was started here, and stop serving."""

@@ -183,6 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _job(self, page: str) -> None:
         if not _PAGE_ID.fullmatch(page):
             raise Refused(400, "a page names itself when it asks for a job")
+        self.server.desk.greet(self.headers.get("User-Agent", ""))
         told = self.server.desk.take(page, _POLL)
         body = json.dumps(told).encode() if told else b""
         self._send(200 if told else 204, body, "application/json")
