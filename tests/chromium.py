@@ -6,12 +6,13 @@ import base64
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,14 @@ class Chromium:
         return message
 
     def close(self) -> None:
-        self.process.kill()
+        """Ask it to end, so that nothing of it still writes to its folder, then make sure."""
+        self._session = None
+        with suppress(AssertionError, OSError):
+            self.call("Browser.close")
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._replies.close()
         self._orders.close()

@@ -485,6 +485,7 @@ def test_jobs_that_no_page_could_do(device: BrowserDevice, job: Job, tmp_path: P
         ({"host": "x"}, "unknown key 'host'"),
         ({"port": 65536}, "port from 0 to 65535"),
         ({"silence": 0.0}, "seconds above 0"),
+        ({"command": ["chromium"], "lan": True}, "leave `lan` out"),
         ({"command": "chromium"}, "command is 'chromium', expected a list"),
     ],
 )

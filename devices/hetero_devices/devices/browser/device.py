@@ -52,6 +52,8 @@ class Connection:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536 or min(self.wait, self.silence, self.timeout) <= 0:
             raise DeviceError("a browser needs a port from 0 to 65535, and seconds above 0")
+        if self.command and self.lan:
+            raise DeviceError("a browser that is started here opens the page by loopback: leave `lan` out")
         if self.address and is_loopback(self.address) == self.lan:
             kind = "one that others reach" if self.lan else "one of loopback: set `lan` to serve others"
             raise DeviceError(f"the address {self.address} must be {kind}")
