@@ -46,7 +46,7 @@ def test_every_shipped_profile_reads_and_says_how_far_it_was_tried(name: str) ->
     profile = load_profile(name)
     assert profile.tested
     assert DeviceProfile.from_toml(profile.to_toml(), name) == profile
-    needed = {"ssh": {"host": "pi.local"}, "adb": {}}.get(profile.kind, {})
+    needed = {"ssh": {"host": "pi.local"}, "adb": {"runner": "python"}}.get(profile.kind, {})
     build(name, profile, needed).close()
 
 
