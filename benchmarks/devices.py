@@ -4,7 +4,8 @@ Omniglot queries of unseen alphabets, embedded on this host, on a machine behind
 loopback), an Android-like device behind adb (a real arm64 adbd, in namespaces), a web page (headless
 Chromium) and an emulated ARM processor, by fp32 and int8 files on both runtimes; all search the anchor's
 gallery. The student and its space are those of quantisation.py (seed 0), trained if they are not there.
-Devices that cannot be had here are named and left out. Writes results/devices.{json,md} and devices.html beside the run in work/.
+Devices that cannot be had here are named and left out. Writes results/devices.{json,md}, and the HTML report
+in work/devices.
 
     apt-get install openssh-server adb mmdebstrap gcc-aarch64-linux-gnu chromium npm
     python benchmarks/devices.py --root DATA
@@ -175,8 +176,8 @@ _HEAD = """# One student on every kind of device
 
 {queries} Omniglot queries of unseen alphabets, the anchor's gallery on the host. {verdict}.
 
-ssh is a real sshd on loopback; adb a real arm64 adbd with the C runner, its processor emulated; browser is headless Chromium with
-the WebAssembly runtimes.
+ssh is a real sshd on loopback; adb a real arm64 adbd with the C runner, its processor emulated; browser is
+headless Chromium with the WebAssembly runtimes.
 """
 
 
