@@ -26,6 +26,7 @@ from hetero_devices.errors import DeviceError
 
 _MARK = "--hetero--"
 _ENDED = re.compile(rb"\n--hetero-- (\d+)\n\Z")
+_LAST_SIGNAL = 64
 _GRACE = 5.0  # seconds a client gets to end by itself
 
 _ENTER = f"""\
@@ -65,7 +66,8 @@ class Output:
 
     def completed(self) -> Completed:
         printed = self.stdout.read(self.length).decode(errors="replace")
-        return Completed(128 - self.status if self.status > 128 else self.status, printed, self.stderr)
+        killed = 128 < self.status <= 128 + _LAST_SIGNAL
+        return Completed(128 - self.status if killed else self.status, printed, self.stderr)
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,10 @@ class Shell:
         messages. Raises DeviceError when it does not come to its end within `timeout` seconds.
         """
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-            start = time.monotonic()
             process = self._start(f"{script}{_LEAVE}", arguments, stdout.fileno(), stderr)
-            _wait(process, timeout, feed)
+            ended = _wait(process, timeout, feed)
             output = _output(stdout, _text(stderr))
-            if output is None and time.monotonic() - start >= timeout:
+            if not ended:
                 raise DeviceError(f"{self.name}: {what} did not end within {timeout:g} s")
             if output is None:
                 raise self._lost(_text(stderr))
@@ -150,23 +151,24 @@ def _command_line(script: str, arguments: Sequence[str]) -> str:
     return "exec sh -c " + " ".join(map(shlex.quote, [_ENTER + script, "sh", *arguments]))
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float, feed: Callable[[IO[bytes]], None] | None) -> None:
-    """Feed the process and wait; end it after `timeout` seconds and whenever this is interrupted."""
+def _wait(process: subprocess.Popen[bytes], timeout: float, feed: Callable[[IO[bytes]], None] | None) -> bool:
+    """Feed the process and wait; whether it ended within `timeout` seconds. It has ended afterwards."""
     assert process.stdin is not None
+    started = time.monotonic()
     watchdog = threading.Timer(timeout, process.kill)
     try:
-        if feed is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout)
-            return
-        watchdog.start()  # a write to a device that hangs blocks
-        with suppress(BrokenPipeError):
-            feed(process.stdin)
-            process.stdin.close()
-        process.wait()
+        if feed is not None:
+            watchdog.start()  # a write to a device that hangs would block for ever
+            with suppress(BrokenPipeError):
+                feed(process.stdin)
+                process.stdin.close()
+        process.wait(max(0.0, timeout - time.monotonic() + started))
+    except subprocess.TimeoutExpired:
+        return False
     finally:
         watchdog.cancel()
         _end(process)
+    return time.monotonic() - started < timeout
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
