@@ -27,13 +27,14 @@ from hetero_devices.errors import DeviceError
 _MARK = "--hetero--"
 _ENDED = re.compile(rb"\n--hetero-- (\d+)\n\Z")
 _LAST_SIGNAL = 64
+_LOGIN = 1 << 20  # bytes that a login shell's start-up files may print
 _GRACE = 5.0  # seconds a client gets to end by itself
 
 _ENTER = f"""\
 echo "{_MARK}"
 umask 077
 unset CDPATH
-cd -- "$1" 2>/dev/null || {{ mkdir -p -- "$1" && cd -- "$1"; }} || exit 126
+cd -- "$1" 2>/dev/null || {{ mkdir -p -- "$1" && cd -- "$1"; }} || {{ printf "\\n{_MARK} 126\\n"; exit; }}
 shift
 """
 _LEAVE = f'printf "\\n%s %s\\n" "{_MARK}" "$?"\n'
@@ -87,6 +88,13 @@ class Shell:
         with self.script(_RUN, [folder, *argv], timeout=timeout, what=argv[0]) as output:
             return output.completed()
 
+    def folder(self, path: str, *, timeout: float) -> str:
+        """The absolute path of a folder over there, made when absent."""
+        with self.script("pwd -P\n", [path], timeout=timeout, what="the device") as output:
+            if output.status:
+                raise DeviceError(f"{self.name}: no folder for work there: {last_line(output.stderr)}")
+            return output.completed().stdout.rstrip("\n")
+
     @contextmanager
     def script(
         self,
@@ -109,7 +117,7 @@ class Shell:
             if not ended:
                 raise DeviceError(f"{self.name}: {what} did not end within {timeout:g} s")
             if output is None:
-                raise self._lost(_text(stderr))
+                raise self._lost(stdout, stderr)
             yield output
 
     @contextmanager
@@ -122,7 +130,7 @@ class Shell:
                 if answer is None and process.poll() is None:
                     raise DeviceError(f"{self.name}: {argv[0]} did not answer within {timeout:g} s")
                 if answer is None:
-                    raise self._lost(_text(stderr))
+                    raise DeviceError(f"{self.name}: {self.explain(_text(stderr))}")
                 yield answer or last_line(_text(stderr))
             finally:
                 _end(process)
@@ -137,8 +145,13 @@ class Shell:
         except OSError as error:
             raise DeviceError(f"{self.name}: cannot start {argv[0]}: {error.strerror}") from None
 
-    def _lost(self, said: str) -> DeviceError:
-        return DeviceError(f"{self.name}: {self.explain(said)}")
+    def _lost(self, stdout: IO[bytes], stderr: IO[bytes]) -> DeviceError:
+        """Why there is no end: what the client says, unless the command had begun and says things itself."""
+        stdout.seek(0)
+        begun = f"{_MARK}\n".encode() in stdout.read(_LOGIN)
+        return DeviceError(
+            f"{self.name}: {'the connection was lost' if begun else self.explain(_text(stderr))}"
+        )
 
 
 def last_line(text: str) -> str:

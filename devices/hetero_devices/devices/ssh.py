@@ -149,9 +149,7 @@ class SshTransport:
     @cached_property
     def workspace(self) -> str:
         """The folder on the device, absolute; made now."""
-        where = [self._connection.workspace]
-        with self._shell.script("pwd -P\n", where, timeout=_SHORT, what="the device") as output:
-            return output.completed().stdout.rstrip("\n")
+        return self._shell.folder(self._connection.workspace, timeout=_SHORT)
 
     def put(self, files: Mapping[str, Path]) -> None:
         """Copy local files to paths on the device, all or none; executable bits are kept."""
