@@ -131,6 +131,11 @@ class Shell:
                     raise DeviceError(f"{self.name}: {argv[0]} did not answer within {timeout:g} s")
                 if answer is None:
                     raise DeviceError(f"{self.name}: {self.explain(_text(stderr))}")
+<<<<<<< HEAD
+=======
+                if not answer:
+                    _end(process)  # what it said may arrive after its end did
+>>>>>>> remote
                 yield answer or last_line(_text(stderr))
             finally:
                 _end(process)
@@ -221,7 +226,8 @@ def _answer(process: subprocess.Popen[bytes], timeout: float) -> str | None:
         if not select.select([process.stdout], [], [], left)[0]:
             return None
         if not (chunk := os.read(process.stdout.fileno(), 4096)):
-            process.wait(_GRACE)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
             return None
         said += chunk
         _, marked, answer = said.partition(mark)
