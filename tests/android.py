@@ -6,10 +6,7 @@ their own; nothing is installed on this machine. No bionic, no SELinux, no USB a
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 import atexit
->>>>>>> remote
 import functools
 import os
 import shlex
@@ -149,13 +146,9 @@ def runner() -> tuple[Path, list[Path]]:
     """The C runner built for arm64 and the runtimes' libraries out of their arm64 wheels."""
     need_tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     libraries = sorted(cached("android-libraries", _make_libraries).iterdir())
-<<<<<<< HEAD
-    return build_runner("aarch64", Path(tempfile.mkdtemp(prefix="hetero-test-")) / "runner"), libraries
-=======
     folder = Path(tempfile.mkdtemp(prefix="hetero-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return build_runner("aarch64", folder / "runner"), libraries
->>>>>>> remote
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:

@@ -195,15 +195,12 @@ def test_runner_of_another_architecture(phone: Android, tiny_onnx: Any, net: Any
 
 
 @pytest.mark.slow
-<<<<<<< HEAD
-=======
 def test_python_that_is_absent(phone: Android, tiny_onnx: Any, net: Any) -> None:
     with pytest.raises(DeviceError, match=r"^phone: the runner does not start: .*python3: .*not found"):
         embed(phone.device(runner="python"), tiny_onnx(), net.images(1))
 
 
 @pytest.mark.slow
->>>>>>> remote
 def test_runtime_that_is_absent(phone: Android, tiny_bundle: Path, net: Any) -> None:
     with pytest.raises(MissingExtra, match=r"^phone: ONNX Runtime is not there: put libonnxruntime"):
         embed(phone.device(libraries=[]), tiny_bundle / "model.fp32.onnx", net.images(1))

@@ -131,11 +131,8 @@ class Shell:
                     raise DeviceError(f"{self.name}: {argv[0]} did not answer within {timeout:g} s")
                 if answer is None:
                     raise DeviceError(f"{self.name}: {self.explain(_text(stderr))}")
-<<<<<<< HEAD
-=======
                 if not answer:
                     _end(process)  # what it said may arrive after its end did
->>>>>>> remote
                 yield answer or last_line(_text(stderr))
             finally:
                 _end(process)
