@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types docs setup clean
+.PHONY: demo test test-slow test-devices lint types docs setup clean
 
 demo: $(READY)  ## train, export, verify and report on the embedded data; continues if interrupted
 	$(BIN)/hetero demo
@@ -13,8 +13,12 @@ demo: $(READY)  ## train, export, verify and report on the embedded data; contin
 test: lint types $(READY)  ## static checks and the fast tests
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)  ## the minutes-long tests, apart from the fast ones
-	$(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## the minutes-long tests, apart from the fast ones and from those of devices
+	$(BIN)/python -m pytest -m "slow and not devices"
+
+# Debian: apt-get install openssh-server adb mmdebstrap gcc gcc-aarch64-linux-gnu chromium npm
+test-devices: $(READY)  ## every kind of device for real, about twenty minutes; a missing tool fails
+	HETERO_DEVICES=all $(BIN)/python -m pytest -m "slow and devices"
 
 lint: $(READY)
 	$(BIN)/ruff check .

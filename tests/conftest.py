@@ -28,6 +28,14 @@ from hetero_devices.space import Preprocessing, Space
 Array = npt.NDArray[Any]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of devices are told apart by their file: the slow ones need servers, emulators and a browser."""
+    for item in items:
+        if item.path.name.startswith("test_devices_"):
+            item.add_marker(pytest.mark.devices)
+
+
 @dataclass(frozen=True)
 class TinyNet:
     """pixels [N, 8, 8, 3] -> unit-norm (pixels @ weight + bias) [N, 16]: small, and it ranks."""

@@ -14,7 +14,7 @@ def devices(report: Report) -> Table:
     drifted = {(row.artefact, row.device): row for row in report.drift}
     rows = tuple(
         (
-            *row_of(f"{run.artefact} on {run.device}"),
+            *row_of(f"{run.artefact.removeprefix('model.')} on {run.device}"),
             *_found(searched.get((run.artefact, run.device))),
             *_flips(drifted.get((run.artefact, run.device))),
             *_cost(run),
@@ -26,7 +26,7 @@ def devices(report: Report) -> Table:
         "queries answered right by the same file on this machine and wrong there, and the reverse. "
         "Emulated processors have no times."
     )
-    searching = ("Recall@1 %", "Δ Recall@1, points", "1 − cosine: median", "max", "device flips − / +")
+    searching = ("Recall@1 %", "Δ, points", "largest 1 − cosine", "device flips − / +")
     return Table("Devices", note, ("artefact", *searching, "p50 ms", "p90 ms", "peak MB"), rows)
 
 
@@ -51,9 +51,9 @@ def devices_in_short(report: Report) -> Table:
 
 def _found(row: ParityRow | None) -> tuple[Text, ...]:
     if row is None:
-        return row_of(*[wording.NONE] * 4)
-    cosine = (f"{row.cosine_distance_median:.1e}", f"{row.cosine_distance_max:.1e}")
-    return row_of(wording.scored(row.recall), wording.points(row.recall_delta), *cosine)
+        return row_of(*[wording.NONE] * 3)
+    farthest = f"{row.cosine_distance_max:.1e}"
+    return row_of(wording.scored(row.recall), wording.points(row.recall_delta), farthest)
 
 
 def _flips(row: ParityRow | None) -> tuple[Text, ...]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hetero.report import colours, tables, wording
+from hetero.report.device_tables import devices
 from hetero.report.model import Headline, Report
+from hetero.report.table import Table, Text
 from hetero.retrieval.intervals import Estimate
 from hetero.retrieval.matrix import Cell, Matrix
 from hetero.retrieval.metrics import display_name
 from hetero_devices.errors import require
 
 _STEPS = 24  # of the legend's gradient
+_MANY_GATES = 40  # more of them hide what failed
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,34 @@ def render(report: Report) -> str:
         findings=tables.findings(report),
         bars=_bars(report.headline) if report.headline else (),
         metric=display_name(report.headline.metric) if report.headline else "",
-        gates=tables.gates(report),
+        first=[table for table in (devices(report),) if table.rows],
+        gates=_shown(tables.gates(report)),
+        folded=_folded(tables.gates(report)),
         maps=[_heat_map(matrix) for matrix in report.matrices],
-        measurements=[table for table in tables.measurements(report) if table.rows],
+        measurements=[table for table in tables.measurements(report)[1:] if table.rows],
         recipe=json.dumps(report.recipe, indent=2, sort_keys=True) if report.recipe else "",
         facts=[tables.facts("Data", report.data), tables.facts("Environment", report.environment)],
     )
     return page
+
+
+def _shown(gates: Table) -> Table:
+    """All gates where they are few; else those that failed."""
+    if len(gates.rows) <= _MANY_GATES:
+        return gates
+    return replace(gates, rows=tuple(row for row in gates.rows if not _passed(row)))
+
+
+def _folded(gates: Table) -> Table:
+    """The rest, shown when asked for."""
+    if len(gates.rows) <= _MANY_GATES:
+        return replace(gates, rows=())
+    passed = tuple(row for row in gates.rows if _passed(row))
+    return replace(gates, title=f"{len(passed)} gates that passed", rows=passed)
+
+
+def _passed(row: tuple[Text, ...]) -> bool:
+    return row[1].tone == "good"
 
 
 def _heat_map(matrix: Matrix) -> _HeatMap:

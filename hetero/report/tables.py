@@ -105,8 +105,8 @@ def tables(report: Report) -> list[Table]:
 def measurements(report: Report) -> list[Table]:
     """What was compared and measured besides the result, the gates and the matrices."""
     return [
-        versus(report),
         devices(report),
+        versus(report),
         parity(report),
         flips(report),
         drift(report),

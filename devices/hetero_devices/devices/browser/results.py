@@ -59,7 +59,7 @@ def save(kind: str, body: bytes, job: Job, images: int, folder: Path) -> Progres
     """
     try:
         return _save(kind, body, job, images, folder)
-    except (_Malformed, OverflowError) as error:
+    except _Malformed as error:
         raise Refused(400, str(error)) from None
 
 
