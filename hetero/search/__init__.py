@@ -1,0 +1,1 @@
+"""Architecture search by cross-model accuracy under measured cost: spaces, supernet, rewards, algorithms."""
