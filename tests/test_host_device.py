@@ -117,7 +117,7 @@ def test_percentiles_are_by_nearest_rank() -> None:
     latency = summarise([float(i) for i in range(100, 0, -1)], first_ms=9.0, load_ms=1.0, warm_up=0)
     assert asdict(latency) == {
         "p50_ms": 50.0, "p90_ms": 90.0, "p95_ms": 95.0, "p99_ms": 99.0, "mean_ms": 50.5, "min_ms": 1.0,
-        "first_ms": 9.0, "load_ms": 1.0, "samples": 100, "warm_up": 0,
+        "first_ms": 9.0, "load_ms": 1.0, "samples": 100, "warm_up": 0, "repeats": 1, "spread": None,
     }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ HeteroError (ValueError)
 ├── RecipeError        a recipe or an override
 ├── DeviceError        a device or runner failed
 │   ├── TransferError  a file arrived damaged on a device, or came back damaged
-│   └── DeviceBusy     another host is using the device
+│   ├── DeviceBusy     another host is using the device
+│   └── UnknownBlock   a latency table has no measurement of a block
 ├── DiskFull           no space left for a result
 └── MissingExtra       an optional dependency is not installed
 """
@@ -53,6 +54,10 @@ class TransferError(DeviceError):
 
 class DeviceBusy(DeviceError):
     """Another host, or another job of this one, is using the device."""
+
+
+class UnknownBlock(DeviceError):
+    """A latency table has no measurement of a block."""
 
 
 class DiskFull(HeteroError):

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hetero_devices import cpu
+from hetero_devices import cpu, sensors
 from hetero_devices.devices.job import EMBEDDINGS, FAILURE, STATISTICS, Condition, Job, Profile
 from hetero_devices.devices.measure import measure_latency, measure_memory, timed
+from hetero_devices.energy import find_meter, metered
 from hetero_devices.errors import DataError, DeviceError, HeteroError, TransferError
 from hetero_devices.files import read_json, save_array, sha256_file, write_json
 from hetero_devices.runtimes import format_of, import_runtime, installed, load, placement
@@ -56,20 +57,26 @@ def run_job(job: Job) -> None:
     """
     _check_digests(job)
     _pin(job.cpus)
-    before = condition()
+    before = sensors.condition()
     images = _images(Path(job.images))
     profile, embeddings = _memory(job, images) if "memory" in job.tasks else _others(job, images)
     digests = {}
     if embeddings is not None:
         save_array(Path(job.output) / EMBEDDINGS, embeddings)
         digests["embeddings"] = sha256_file(Path(job.output) / EMBEDDINGS)
-    profile = replace(profile, before=before, after=condition(), digests=digests)
+    profile = replace(_around(profile, before, sensors.condition()), digests=digests)
     write_json(Path(job.output) / STATISTICS, profile.to_json())
 
 
-def condition() -> Condition:
-    """This machine now."""
-    return Condition(temperature_c=cpu.temperature_c(), clock_mhz=cpu.clock_mhz())
+def _around(profile: Profile, before: Condition, after: Condition) -> Profile:
+    """The profile with what the machine said of itself before and after."""
+    return replace(
+        profile,
+        before=before,
+        after=after,
+        throttled=sensors.throttled_between(before, after),
+        clock_dropped=sensors.clock_dropped(before, after),
+    )
 
 
 def _check_digests(job: Job) -> None:
@@ -96,12 +103,15 @@ def _pin(processors: tuple[int, ...]) -> None:
 def _others(job: Job, images: npt.NDArray[np.uint8]) -> tuple[Profile, npt.NDArray[np.float32] | None]:
     import_runtime(format_of(Path(job.model)))
     session, load_ms = timed(lambda: load(Path(job.model), threads=job.threads))
-    latency = None
+    measured: dict[str, Any] = {"latency": None}
     if "latency" in job.tasks:  # before embedding, so that the first inference is the first
-        latency = measure_latency(session, _some(images), job.stopping, load_ms=load_ms)
+        with metered(find_meter()) as energy:
+            latency = measure_latency(session, _some(images), job.stopping, load_ms=load_ms)
+        each = energy.mj_each(1 + latency.warm_up + latency.samples)
+        measured = {"latency": latency, "energy_mj": each, "energy_source": energy.source}
     embeddings = session.run(images) if "embed" in job.tasks else None
     where = placement(Path(job.model)) if "placement" in job.tasks else None
-    return _profile(job, session.details, latency=latency, peak_memory_mb=None, placement=where), embeddings
+    return _profile(job, session.details, peak_memory_mb=None, placement=where, **measured), embeddings
 
 
 def _memory(job: Job, images: npt.NDArray[np.uint8]) -> tuple[Profile, None]:

@@ -90,6 +90,8 @@ class Latency:
 
     Percentiles are by nearest rank. first_ms: the first inference after loading. load_ms: reading and
     preparing the model, without importing the runtime. samples: measured runs; warm_up: runs before them.
+    repeats: in how many processes this was measured, of which it is the median by p50; spread: their
+    (slowest - fastest) / median p50, None for a single one.
     """
 
     p50_ms: float
@@ -102,6 +104,8 @@ class Latency:
     load_ms: float
     samples: int
     warm_up: int
+    repeats: int = 1
+    spread: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +113,13 @@ class Condition:
     """The machine at one moment; None where it does not tell.
 
     temperature_c: of its hottest zone. clock_mhz: mean over the usable processors. throttled: whether it
-    says that heat or supply holds its clock down.
+    says that heat or supply holds its clock down. throttle_events: a number that grows when that happens.
     """
 
     temperature_c: float | None = None
     clock_mhz: float | None = None
     throttled: bool | None = None
+    throttle_events: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +128,9 @@ class Profile:
 
     peak_memory_mb: how far loading and running raised the process's peak resident set, in units of 10^6
     bytes, the imported runtime not included. runtime: the session's `details`. before, after: the machine
-    around the run. energy_mj: millijoules of one inference. versions: of what took part, by name.
+    around the run. throttled: whether heat or supply held it back meanwhile. clock_dropped: whether its clock
+    was clearly lower afterwards. energy_mj: millijoules of one inference, idling included; energy_source: the
+    sensor, and so what of the machine it covers. versions: of what took part, by name.
     placement: None also where a runtime hides it. emulated: the processor was; its times would mean
     nothing, so there are none. digests: sha256 of the `embeddings` file as the runner wrote it.
     """
@@ -136,7 +143,10 @@ class Profile:
     versions: dict[str, str]
     before: Condition = Condition()
     after: Condition = Condition()
+    throttled: bool | None = None
+    clock_dropped: bool | None = None
     energy_mj: float | None = None
+    energy_source: str | None = None
     placement: Placement | None = None
     emulated: bool = False
     digests: dict[str, str] = field(default_factory=dict)
