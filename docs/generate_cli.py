@@ -24,6 +24,8 @@ def reference() -> str:
         command = cli.get_command(context, verb)
         assert command is not None
         sections.append(_section(f"hetero {verb}", command))
+        if isinstance(command, click.Group):
+            sections += [_section(f"hetero {verb} {name}", each) for name, each in command.commands.items()]
     return "\n".join([_HEADER, *sections])
 
 

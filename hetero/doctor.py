@@ -18,6 +18,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript", "onnxslim", "litert-torch", "ai-edge-quantizer"),
     "parquet": ("pyarrow",),
     "codecs": ("faiss-cpu",),
+    "devices-browser": ("segno",),
     "timm": ("timm", "torchvision"),
     "huggingface": ("transformers",),
 }

@@ -192,18 +192,16 @@ def test_candidates_are_seeded_and_distinct() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("format", "precision"), [("onnx", "int8"), ("tflite", "fp32")])
-def test_two_networks_are_priced_by_their_measured_blocks(
-    tmp_path: Path, format: Any, precision: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_networks_are_priced_by_their_measured_blocks(tmp_path: Path, format: Any, precision: Any) -> None:
     """A real table on the host: exported, measured, calibrated; again without exporting or measuring."""
     from hetero_export.block_table import Bench, measure_table
 
-    def config(width: int) -> ElasticConfig:
-        return ElasticConfig(stem=8, stages=(Stage(width=width, depth=2, stride=2),), head=64, dim=32)
+    def config(width: int, depth: int) -> ElasticConfig:
+        return ElasticConfig(stem=8, stages=(Stage(width=width, depth=depth, stride=2),), head=64, dim=32)
 
     quick = Stopping(warm_up=5, min_samples=100, min_seconds=0.02, max_seconds=5)
     bench = Bench(HostDevice(), tmp_path, format, precision, rounds=2, stopping=quick)
-    networks = [config(8), config(32), config(64)]
+    networks = [config(8, 1), config(8, 2), config(64, 1)]
     table = measure_table(bench, [], networks, size=32)
     assert set(table.rows) == {part.key for network in networks for part in parts(network, 32)}
     small, large = (table.predict(parts(network, 32)) for network in (networks[0], networks[2]))
@@ -214,5 +212,7 @@ def test_two_networks_are_priced_by_their_measured_blocks(
         def run(self, job: Any) -> Any:
             raise AssertionError("measured again")
 
+    table.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json") == table
     again = replace(bench, device=Unreachable())
     assert measure_table(again, [], networks, size=32) == table

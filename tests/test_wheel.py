@@ -61,6 +61,7 @@ def test_the_wheel_holds_three_packages_and_their_data(wheel: Path) -> None:
     }
     assert any(n.endswith(".schema.json") for n in names)
     assert any(n.startswith("hetero/report/templates/") for n in names)
+    assert "hetero_devices/devices/browser/page/index.html" in names
 
 
 def test_help_without_extras(device: Path) -> None:

@@ -47,7 +47,7 @@ def profile_repeatedly(device: Device, job: Job, repeats: int) -> Profile:
     if repeats < 1:
         raise DeviceError(f"latency is measured at least once, not {repeats} times")
     first = device.run(job).profile
-    if "latency" not in job.tasks:
+    if first.latency is None:  # not asked for, or the device does not measure
         return first
     again = replace(job, tasks=("latency",))
     return combined([first, *(device.run(again).profile for _ in range(repeats - 1))])
@@ -56,12 +56,9 @@ def profile_repeatedly(device: Device, job: Job, repeats: int) -> Profile:
 def combined(profiles: Sequence[Profile]) -> Profile:
     """The first profile with latency, energy and conditions of the median repeat (of two: the faster).
 
-    It is throttled, and its clock dropped, when that happened to any repeat. Profiles without a latency, as
-    an emulated device gives, leave the first as it is.
+    It is throttled, and its clock dropped, when that happened to any repeat.
     """
     measured = [(profile.latency, profile) for profile in profiles if profile.latency is not None]
-    if not measured:
-        return profiles[0]
     measured.sort(key=lambda pair: pair[0].p50_ms)
     latency, median = measured[(len(measured) - 1) // 2]
     return replace(

@@ -17,6 +17,8 @@ HeteroError (ValueError)
 from __future__ import annotations
 
 import importlib
+import sys
+import zipimport
 from types import ModuleType
 
 
@@ -69,11 +71,21 @@ class MissingExtra(HeteroError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, or raise MissingExtra naming the extra of this distribution that brings it."""
+    """Import `module`, or raise MissingExtra naming what to install.
+
+    That is the extra of this distribution that brings it; where this package runs from the single-file
+    runner, which no extra belongs to, the module's own distribution.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or module).partition(".")[0]
         if missing != module.partition(".")[0]:
             raise  # a broken installation of that dependency, not an absent extra
-        raise MissingExtra(f"{missing} is not installed: pip install 'hetero[{extra}]'") from None
+        raise MissingExtra(f"{missing} is not installed: {_remedy(missing, extra)}") from None
+
+
+def _remedy(module: str, extra: str) -> str:
+    if isinstance(__spec__.loader, zipimport.zipimporter):
+        return f"run there: {sys.executable} -m pip install {module.replace('_', '-')}"
+    return f"pip install 'hetero[{extra}]'"

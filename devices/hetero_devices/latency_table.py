@@ -49,7 +49,7 @@ class LatencyTable:
         bad = [key for key, row in self.rows.items() if not (math.isfinite(row.ms) and row.ms > 0)]
         if bad:
             raise DeviceError(
-                f"{_listed(bad)} cost no positive time: measure them again, with more repeats or less "
+                f"{_listed(bad)} cost no positive time: measure them again, in more rounds or with less "
                 "other work on the device"
             )
         if not (math.isfinite(self.overhead_ms) and math.isfinite(self.scale) and self.scale > 0):

@@ -17,7 +17,7 @@ from hetero.models.elastic import PRESETS, ElasticConfig
 from hetero.progress import track
 from hetero.search.blocks import Part, Stem, distinct, parts
 from hetero.search.candidates import sample_distinct
-from hetero_devices import latency_table
+from hetero_devices import latency_table, strict
 from hetero_devices.bundle import Precision
 from hetero_devices.cpu import Cpu
 from hetero_devices.devices import Device, Job, Stopping
@@ -68,7 +68,7 @@ class Bench:
         record, digest = self._record(path), sha256_file(path)
         found = read_json(record) if record.is_file() else {"digest": digest, "p50_ms": []}
         if found["digest"] != digest:
-            raise DeviceError(f"{record} is of another {path.name}: delete {self.folder} and measure again")
+            raise DeviceError(f"{record} is of another {path.name}: delete {record.parent} and measure again")
         if len(found["p50_ms"]) > turn:
             return
         job = Job(
@@ -120,7 +120,7 @@ class Measured:
         )
 
 
-def probes(found: Iterable[Part]) -> list[Probe]:
+def probes(found: Sequence[Part]) -> list[Probe]:
     """What has to be measured to price these parts."""
     own = [Probe.of(part) for part in found]
     return list({probe.name: probe for probe in [*own, *map(_carrier, _carried(found))]}.values())
@@ -136,7 +136,7 @@ def table(bench: Bench, found: Sequence[Part], measured: Measured) -> LatencyTab
         format=bench.format,
         precision=bench.precision,
         threads=bench.threads,
-        cpu=Cpu(**measured.machine["cpu"]),
+        cpu=strict.decode(Cpu, measured.machine["cpu"], "cpu", DeviceError),
         runtime=measured.machine["runtime"],
         rows=latency_table.rows(found, {part.key: _ms(part, measured) for part in found}),
     )

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Threads of a runtime  [default: the recipe's]")
 @click.option("--samples", type=click.IntRange(1), help="Measure at least so many  [default: the recipe's]")
 @click.option("--seconds", type=click.FloatRange(0), help="Measure at least so long  [default: the recipe's]")
+@click.option(
+    "--repeats", type=click.IntRange(1), help="Measure in so many processes  [default: the recipe's]"
+)
 @click.option("--queries", metavar="SOURCE", help="With a bundle: labelled images to search with.")
 @click.option("--gallery", type=click.Path(path_type=Path), help="With a bundle: the anchor's embeddings.")
 @click.option(
@@ -90,7 +93,7 @@ def command(source: Path, overrides: tuple[str, ...], as_json: bool, **options: 
 
 def _settings(overrides: tuple[str, ...], options: dict[str, Any]) -> tuple[str, ...]:
     """The options that stand for recipe keys, before the pairs, which win."""
-    keys = {"threads": "threads", "samples": "min_samples", "seconds": "min_seconds"}
+    keys = {"threads": "threads", "samples": "min_samples", "seconds": "min_seconds", "repeats": "repeats"}
     given = {key: options[name] for name, key in keys.items() if options[name] is not None}
     if "min_seconds" in given:
         given["max_seconds"] = max(30.0, 2 * given["min_seconds"])

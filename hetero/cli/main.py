@@ -19,7 +19,8 @@ VERBS = {
     "compress": "Compress a gallery of embeddings: fewer bytes a vector, searched as it is.",
     "export": "Export a run's student, or any model, as a bundle: ONNX and LiteRT, float32 to int8.",
     "verify": "Check a bundle without torch, and gate it by retrieval, size, latency and placement.",
-    "bench": "Measure a bundle's latency and memory on a device.",
+    "devices": "List, add and examine devices; make runners, measure their blocks.",
+    "bench": "Run a bundle on devices: search, drift, flips, latency, memory, and gates.",
     "matrix": "Compare query and gallery models: M(q, g) with intervals.",
     "report": "Evaluate a run's exported artefacts and write the report; exit 1 if a gate fails.",
 }

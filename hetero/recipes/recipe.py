@@ -163,6 +163,15 @@ class GateConfig(Config):
     delegated_share: float | None = Field(
         default=0.5, description="smallest share of operators that XNNPACK runs, where the runtime has it"
     )
+    device_float_drift: float | None = Field(
+        default=1e-5, description="largest 1 - cosine of a float file on a device and on this machine"
+    )
+    device_int8_drift: float | None = Field(
+        default=1e-3, description="the same of a quantised file; builtin kernels without XNNPACK need 2e-2"
+    )
+    device_negative_flips: float | None = Field(
+        default=0.005, description="largest share of queries right on this machine and wrong on a device"
+    )
     float_layers: int | None = Field(
         default=0, description="most convolutions and matrix products in float in a full-integer artefact"
     )
@@ -182,6 +191,7 @@ class MeasureConfig(Config):
     min_samples: int = Field(default=200, ge=1)
     min_seconds: float = Field(default=1.0, ge=0)
     max_seconds: float = Field(default=30.0, gt=0)
+    repeats: int = Field(default=1, ge=1, description="processes that measure latency; the median is kept")
 
 
 class Recipe(Config):

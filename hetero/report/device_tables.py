@@ -5,7 +5,7 @@ from __future__ import annotations
 from hetero.report import wording
 from hetero.report.model import DeviceRun, ParityRow, Report
 from hetero.report.table import Table, Text, Tone, row_of
-from hetero_devices.devices import Condition
+from hetero_devices.devices import Profile
 
 
 def devices(report: Report) -> Table:
@@ -106,12 +106,22 @@ def runs(report: Report) -> Table:
             " ".join(run.profile.cpu.flags or ()) or wording.NONE,
             str(run.profile.threads),
             run.profile.cpu.governor or wording.NONE,
-            _condition(run.profile.before, run.profile.after),
+            _condition(run.profile),
+            _spread(run.profile),
             wording.quantity(run.profile.energy_mj),
         )
         for run in report.runs
     )
-    columns = ("runtime", "kernels", "processor", "flags", "threads", "governor", "°C, MHz: before → after")
+    columns = (
+        "runtime",
+        "kernels",
+        "processor",
+        "flags",
+        "threads",
+        "governor",
+        "°C, MHz: before → after",
+        "spread of p50",
+    )
     return Table("Device runs", "", ("artefact", *columns, "mJ an inference"), rows)
 
 
@@ -122,7 +132,16 @@ def _kernels(run: DeviceRun) -> str:
     return f"XNNPACK, {partitions} partitions" if partitions else "builtin, no XNNPACK"
 
 
-def _condition(before: Condition, after: Condition) -> str:
+def _condition(profile: Profile) -> str:
+    before, after = profile.before, profile.after
     pairs = ((before.temperature_c, after.temperature_c), (before.clock_mhz, after.clock_mhz))
     told = [f"{wording.quantity(a)} → {wording.quantity(b)}" for a, b in pairs if b is not None]
-    return ", ".join(told + (["throttled"] if after.throttled else [])) or wording.NONE
+    return ", ".join(told + (["throttled"] if profile.throttled else [])) or wording.NONE
+
+
+def _spread(profile: Profile) -> str:
+    """Of the median over repeats: (largest - smallest) / median."""
+    latency = profile.latency
+    if latency is None or latency.spread is None:
+        return wording.NONE
+    return f"{wording.percent(latency.spread, 0)} % of {latency.repeats}"

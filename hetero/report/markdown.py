@@ -20,7 +20,7 @@ def render(report: Report) -> str:
         f"{_escape(report.created)} · space `{report.space.id}`, {report.space.dim} dimensions",
         f"**{tables.verdict(report)}.**",
         "\n".join(f"- {_escape(sentence)}" for sentence in tables.findings(report)),
-        *(_section(table) for table in tables.tables(report)),
+        *(section(table) for table in tables.tables(report)),
         _recipe(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -32,7 +32,8 @@ def _recipe(report: Report) -> str:
     return f"## Recipe\n\n```json\n{json.dumps(report.recipe, indent=2, sort_keys=True)}\n```"
 
 
-def _section(table: Table) -> str:
+def section(table: Table) -> str:
+    """One table under its title."""
     lines = [_line(table.columns), "|" + " --- |" * len(table.columns)]
     lines += [_line(tuple(cell.text for cell in row)) for row in table.rows]
     note = f"{_escape(table.note)}\n\n" if table.note else ""

@@ -150,6 +150,7 @@ class _Job:
             stopping=stopping_of(self.measuring),
             models=models,
             tasks=EVERYTHING,
+            repeats=self.measuring.repeats,
         )
         return tuple(
             DeviceRun(artefact=model.file, device=device.name, profile=profiles[model.file])

@@ -94,7 +94,7 @@ def searched_report(
         data={"queries": f"{len(search.images)} images", "gallery": f"{len(search.gallery)} vectors"},
         parity=parity,
         drift=drift,
-        gates=(*report.gates, *gates(without_budgets(config), parity=parity)),
+        gates=(*report.gates, *gates(without_budgets(config), parity=parity, drift=drift)),
         figures=(figure,) if figure else (),
     )
 

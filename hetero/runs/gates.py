@@ -33,18 +33,21 @@ def gates(
     models: Sequence[ModelFile] = (),
     latency: Sequence[LatencyRow] = (),
     placement: Sequence[PlacementRow] = (),
+    drift: Sequence[ParityRow] = (),
     criterion: Criterion | None = None,
 ) -> tuple[Gate, ...]:
     """Every gate the configuration asks for and for which there are facts.
 
-    Order: bundle, numeric and retrieval of each artefact, size, latency, placement, criterion. models: whose
-    sizes and medians are judged. RecipeError when a budget is asked for and nothing was measured for it.
+    Order: bundle, numeric and retrieval of each artefact, size, latency, placement, drift, criterion. models:
+    whose sizes and medians are judged. drift: artefacts on devices against the same files here. Raises
+    RecipeError when a budget is asked for and nothing was measured for it.
     """
     return (
         *_bundle(checks),
         *(gate for row in parity for gate in _parity(config, row)),
         *_budgets(config, models, latency),
         *(gate for row in placement for gate in _placement(config, row)),
+        *(gate for row in drift for gate in _drift(config, row)),
         *_criterion(config, criterion),
     )
 
@@ -160,6 +163,17 @@ def _placement(config: GateConfig, row: PlacementRow) -> Iterator[Gate]:
         floating = sum(where.float_layers.values())
         detail = f"{counts(where.float_layers)}; {where.integer} operators in integers"
         yield Gate.check(f"{placed(row)}: layers in float", floating, "<=", config.float_layers, detail)
+
+
+def _drift(config: GateConfig, row: ParityRow) -> Iterator[Gate]:
+    limit = config.device_float_drift if row.precision in EXACT else config.device_int8_drift
+    if limit is not None:
+        detail = f"largest 1 - cosine to this machine's; largest error of an element {row.max_abs_error:.1e}"
+        yield Gate.check(f"{placed(row)}: drift", row.cosine_distance_max, "<=", limit, detail)
+    if config.device_negative_flips is not None:
+        share = row.negative_flips / row.queries
+        detail = f"{row.negative_flips} negative, {row.positive_flips} positive, of {row.queries} queries"
+        yield Gate.check(f"{placed(row)}: device flips", share, "<=", config.device_negative_flips, detail)
 
 
 def _criterion(config: GateConfig, criterion: Criterion | None) -> Iterator[Gate]:

@@ -25,7 +25,13 @@ def measure(
     Raises MissingExtra or DeviceError as `Device.run`.
     """
     profiles = profile_bundle(
-        device, bundle, threads=config.threads, stopping=stopping_of(config), models=models, tasks=tasks
+        device,
+        bundle,
+        threads=config.threads,
+        stopping=stopping_of(config),
+        models=models,
+        tasks=tasks,
+        repeats=config.repeats,
     )
     found = [(model, profiles[model.file]) for model in models]
     latency = (latency_row(model, device.name, profile) for model, profile in found)

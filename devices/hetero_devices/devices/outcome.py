@@ -62,8 +62,6 @@ def reported(device: str, report: Path) -> DeviceError | MissingExtra:
     failure = read_json(report)
     if not isinstance(failure, dict) or not {"error", "message"} <= failure.keys():
         return DeviceError(f"{device}: the runner failed and its report is not understood")
-    if failure["error"] == MissingExtra.__name__:
-        return MissingExtra(str(failure["message"]))
     return _KINDS.get(failure["error"], DeviceError)(f"{device}: {failure['message']}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from hetero_devices.errors import DataError, DeviceBusy, DeviceError, TransferEr
 from hetero_devices.files import sha256_file, write_json
 
 _LOCK = "device.lock"
+_JOBS = "jobs"
 _SHORT = 60.0  # seconds for what takes no inference
 
 
@@ -51,6 +53,7 @@ class RemoteDevice:
         """See `Device.run`. Raises DeviceBusy while another host uses the device."""
         self._install()
         with self._held():
+            self._forget(_JOBS)  # a host that was killed left them; nobody else may have one now
             return memory_apart(job, self._retried)
 
     def info(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class RemoteDevice:
         digests = {"model": sha256_file(model), "images": sha256_file(images)}
         there = f"models/{digests['model'][:16]}/{model.name}"
         self._send({there: model})
-        folder = f"jobs/{os.urandom(8).hex()}"
+        folder = f"{_JOBS}/{os.urandom(8).hex()}"
         sent = replace(job, model=f"../../{there}", images="images.npy", output=".", digests=digests)
         try:
             self._deliver(folder, sent, images)
@@ -99,8 +102,7 @@ class RemoteDevice:
         with tempfile.TemporaryDirectory(prefix="hetero-job-") as name:
             self.transport.get(folder, (FAILURE, STATISTICS, EMBEDDINGS), Path(name))
             if done.returncode and not (Path(name) / FAILURE).is_file():
-                how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else "failed"
-                raise DeviceError(f"{self.name}: the runner {how}: {done.last_line}")
+                raise DeviceError(f"{self.name}: the runner {_ended(done)}")
             return collect(self.name, Path(name), embedded)
 
     def _forget(self, folder: str) -> None:
@@ -111,7 +113,16 @@ class RemoteDevice:
             return
 
     def _install(self) -> None:
-        self._send(self.runner.files)
+        """Bring the runner there unless it is there, whole: unlike models, nothing else checks it."""
+        wanted = {path: sha256_file(local) for path, local in self.runner.files.items()}
+        wrong = [path for path in wanted if self._digest(path) != wanted[path]]
+        for _ in range(2):
+            if not wrong:
+                return
+            self.transport.put({path: self.runner.files[path] for path in wrong})
+            wrong = [path for path in wrong if self._digest(path) not in (wanted[path], "")]
+        if wrong:
+            raise TransferError(f"{self.name}: the runner was damaged on its way there, twice")
 
     def _send(self, files: dict[str, Path]) -> None:
         """Bring files there unless they are there already, whole."""
@@ -123,9 +134,10 @@ class RemoteDevice:
         self._sent |= {path: wanted[path] for path in unsure}
 
     def _digest(self, path: str) -> str:
-        """sha256 of a file there, "" when it is absent or nothing there can tell yet."""
+        """sha256 of a file there, "" when it is absent or nothing there can tell."""
         done = self.transport.run(["sha256sum", path], timeout=_SHORT)
-        return done.stdout.partition(" ")[0] if done.returncode == 0 else ""
+        digest = done.stdout.partition(" ")[0].lstrip("\\")  # it marks names that it had to escape
+        return digest if done.returncode == 0 else ""
 
     def _command(self, *arguments: str, timeout: float = _SHORT) -> Completed:
         return self.transport.run([*self.runner.argv(self.transport.workspace), *arguments], timeout=timeout)
@@ -141,6 +153,14 @@ class RemoteDevice:
             if answer != "held":
                 raise DeviceError(f"{self.name}: the runner does not start: {answer or 'it said nothing'}")
             yield
+
+
+def _ended(done: Completed) -> str:
+    if done.returncode == -signal.SIGKILL:
+        return "was killed: the device may be out of memory"
+    if done.returncode < 0:
+        return f"was killed by signal {-done.returncode}"
+    return f"failed with exit code {done.returncode}: {done.last_line}"
 
 
 def _owner() -> str:
