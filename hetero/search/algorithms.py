@@ -64,7 +64,7 @@ def draw(
     count: int,
     known: set[Architecture] | None = None,
 ) -> list[Architecture]:
-    """`count` different feasible candidates that are not `known`, by rejection; fewer where no more are found.
+    """`count` different feasible candidates, none `known`, by rejection; fewer where no more are found.
 
     Raises RecipeError when not one is found.
     """

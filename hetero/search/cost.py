@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,15 +23,15 @@ from hetero_devices.latency_table import LatencyTable
 class Costs:
     """Of one image's inference.
 
-    macs: multiply-accumulates. parameters: their number, which is about the bytes of an int8 file. memory: the
-    most activation elements that one layer reads and writes, about the bytes of int8 working memory. latency:
+    macs: multiply-accumulates. parameters: their number, about the bytes of an int8 file. memory: the most
+    activation elements that one layer reads and writes, about the bytes of int8 working memory. latency: a
     table's name -> predicted median milliseconds.
     """
 
     macs: int
     parameters: int
     memory: int
-    latency: Mapping[str, float] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
 
 
 class LatencyBudget(Config):

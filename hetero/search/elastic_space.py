@@ -133,7 +133,7 @@ class ElasticSpace(SharedSpace):
         return (self.largest(),)
 
     def shared_name(self, architecture: Architecture, parameter: str) -> str:
-        """A block is the first, second, ... of its stage; what stands around the blocks has a name by its role."""
+        """A block is the first, second, ... of its stage; what stands around them is named by its role."""
         head, dot, rest = parameter.removeprefix(self._bare).partition("features.")
         if not dot:
             return parameter

@@ -24,7 +24,7 @@ class Paths(Config):
     rule: Literal["single", "sandwich"] = "sandwich"
     between: int = Field(default=1, ge=0, description="random candidates of a sandwich step")
     shrinking: float = Field(default=0.0, ge=0, lt=1)
-    steps: int = Field(default=1, gt=0, description="of the whole training; set by the search")
+    steps: int = Field(default=1, gt=0, description="of the whole training; the search sets it")
 
     @property
     def count(self) -> int:

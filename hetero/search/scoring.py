@@ -1,4 +1,4 @@
-"""What a candidate is worth: its parts of the supernet, scored by cross-model retrieval on validation classes."""
+"""What a candidate is worth: its part of the supernet, scored by cross-model search on validation classes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Scores:
 class RewardConfig(Config):
     """The number a search maximises.
 
-    kind: `symmetric` is R1, what plain architecture search rewards; `asymmetric` R2; `product` R1 x R2, called
-    R3 (Duggal et al., CVPR 2021); `weighted` (1 - weight) * R1 + weight * R2; `agreement` the proxy.
+    kind: `symmetric` is R1, what plain architecture search rewards; `asymmetric` R2; `product` R1 x R2,
+    called R3 (Duggal et al., CVPR 2021); `weighted` (1 - weight) * R1 + weight * R2; `agreement` the proxy.
     """
 
     kind: Literal["symmetric", "asymmetric", "product", "weighted", "agreement"] = "product"
@@ -106,7 +106,7 @@ def score_network(deploy: Deploy, validation: Validation, metric: str) -> Scores
 def settle(network: nn.Module, pixels: Tensor, block: int = 128) -> None:
     """Batch normalisation's statistics anew, averaged over preprocessed `pixels`, float32 [N, 3, S, S]."""
     with torch.no_grad():
-        update_bn(pixels.split(block), network)
+        update_bn(torch.split(pixels, block), network)
     network.eval()
 
 

@@ -61,7 +61,7 @@ class SearchSpace(ABC):
         return math.prod(len(choice.options) for choice in self.choices)
 
     def sample(self, generator: np.random.Generator, floor: float = 0.0) -> Architecture:
-        """Options of a choice are equally likely; those below the share `floor` of its range are not drawn."""
+        """Options of a choice are equally likely; those below the share `floor` of its range are left out."""
         lowest = self._lowest(floor)
         pairs = zip(lowest, self._lengths, strict=True)
         return self.canonical(Architecture(tuple(int(generator.integers(low, n)) for low, n in pairs)))

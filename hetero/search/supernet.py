@@ -54,7 +54,7 @@ class SuperNet(nn.Module):
         }
 
     def extract(self, architecture: Architecture) -> nn.Module:
-        """The candidate as a network of its own with a copy of its weights; its batch statistics are unknown."""
+        """The candidate as a network of its own with a copy of its weights, batch statistics yet unknown."""
         network = build(self.space.config(architecture), weights=False)
         with torch.no_grad():
             for name, weight in self.weights(architecture).items():
