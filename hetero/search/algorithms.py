@@ -15,7 +15,7 @@ from hetero_devices.errors import RecipeError
 
 Reward = Callable[[Candidate], float]
 
-_ATTEMPTS = 20_000  # draws without a feasible candidate after which a budget counts as impossible
+_ATTEMPTS = 5_000  # draws without a feasible candidate after which a budget counts as impossible
 
 
 class AlgorithmConfig(Config):
