@@ -73,16 +73,12 @@ def test_mutation_changes_something_and_crossing_takes_from_the_parents(space: E
     parents = drawn(space, 2)
     for _ in range(20):
         child = space.cross(parents[0], parents[1], generator)
-        choices = (space.describe(each) for each in (child, *parents))
-        for name, taken, *theirs in ((n, *v) for n, v in _aligned(choices)):
-            assert taken in theirs or ".kernel" in name or ".expansion" in name or "excite" in name
+        described, *theirs = (space.describe(each) for each in (child, *parents))
+        for name, taken in described.items():
+            unused = name.count(".") == 2  # of a block that the child may not have
+            assert unused or taken in [each[name] for each in theirs]
     mutants = {space.mutate(parents[0], generator, 0.2) for _ in range(20)}
     assert len(mutants) > 10
-
-
-def _aligned(choices: Iterable[dict[str, object]]) -> list[tuple[str, tuple[object, ...]]]:
-    first, *others = choices
-    return [(name, (value, *(other[name] for other in others))) for name, value in first.items()]
 
 
 def test_a_floor_leaves_the_larger_options(space: ElasticSpace) -> None:
@@ -104,7 +100,7 @@ def test_candidates_share_weights(space: ElasticSpace) -> None:
     supernet = SuperNet(space, Paths(rule="single"))
     small, large = space.smallest(), space.largest()
     before = supernet.extract(small).state_dict()
-    supernet.path(torch.randn(4, 3, 16, 16), large).sum().backward()
+    supernet.path(torch.randn(4, 3, 16, 16), large).sum().backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in supernet.parameters():
             assert parameter.grad is not None
@@ -172,11 +168,9 @@ class Scorer:
             yield each, Scores(symmetric=value, asymmetric=value, agreement=value)
 
 
-def evaluations(space: SearchSpace, path: Path, **budget: int) -> tuple[Evaluations, Scorer]:
-    scorer = Scorer(space)
-    return Evaluations(
-        path / "scores.jsonl", space, Pricing(BudgetConfig(**budget), 16, None), scorer
-    ), scorer
+def evaluations(space: SearchSpace, path: Path, macs: int | None = None) -> tuple[Evaluations, Scorer]:
+    scorer, pricing = Scorer(space), Pricing(BudgetConfig(macs=macs), 16, None)
+    return Evaluations(path / "scores.jsonl", space, pricing, scorer), scorer
 
 
 def reward(candidate: Candidate) -> float:
