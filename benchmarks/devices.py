@@ -187,7 +187,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--root", type=lambda p: str(Path(p).resolve()), help="folder of the data sets")
     parser.add_argument("--on", nargs="+", choices=tuple(KINDS), default=list(KINDS))
-    parser.add_argument("--queries", type=int, default=512, help="the first so many")
+    parser.add_argument("--queries", type=int, default=512, help="so many, evenly taken from all")
     return parser.parse_args()
 
 

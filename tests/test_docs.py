@@ -107,6 +107,8 @@ PARTS_WITH_FIGURES = (
     ("docs/gates.md", "## Why numbers are not enough"),
     ("docs/gates.md", "## Compressed galleries"),
     ("docs/objectives.md", "## Which one"),
+    ("docs/quantisation.md", "## What it brings"),
+    ("docs/devices.md", "## What it looked like"),
 )
 
 

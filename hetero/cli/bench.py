@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
-@click.option("--limit", type=click.IntRange(1), help="Search with only the first so many queries.")
+@click.option("--limit", type=click.IntRange(1), help="Search with only so many of the queries.")
 @click.option("--recipe", default="demo", show_default=True, help="With a bundle: whose gates and measuring.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Report folder  [default: SOURCE-bench]"

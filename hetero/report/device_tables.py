@@ -100,7 +100,7 @@ def runs(report: Report) -> Table:
     rows = tuple(
         row_of(
             f"{run.artefact} on {run.device}",
-            f"{run.profile.runtime.get('runtime')} {run.profile.runtime.get('version')}",
+            f"{run.profile.runtime['runtime']} {run.profile.runtime.get('version') or ''}".strip(),
             _kernels(run),
             run.profile.cpu.model or run.profile.cpu.machine,
             " ".join(run.profile.cpu.flags or ()) or wording.NONE,

@@ -41,13 +41,13 @@ class BenchSource:
         return cls(bundle, _changed(resolve(recipe), overrides), search)
 
     def limited(self, count: int | None) -> BenchSource:
-        """With only the first `count` queries."""
-        if count is None or self.search is None:
+        """With only `count` queries, evenly taken from all of them."""
+        if count is None or self.search is None or count >= len(self.search.images):
             return self
         images, reference = self.search.images, self.search.reference
-        first = np.arange(min(count, len(images)))
+        rows = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
         part = replace(
-            self.search, images=images.select(first), reference=reference.select(first) if reference else None
+            self.search, images=images.select(rows), reference=reference.select(rows) if reference else None
         )
         return replace(self, search=part)
 
