@@ -91,7 +91,7 @@ def _ranking(ranked: Sequence[Ranking]) -> list[str]:
     """Kendall's τ of each score of the supernet with the asymmetric score after training, by seed."""
     count = ", ".join(str(len(each)) for each in ranked)
     lines = [
-        f"Kendall's τ with the asymmetric R@1 after training from scratch, over {count} architectures (by seed):",
+        f"Kendall's τ with the asymmetric R@1 after training from scratch; {count} architectures, by seed:",
         "",
         "| score | τ |",
         "|---|---|",
