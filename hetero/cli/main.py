@@ -15,6 +15,7 @@ VERBS = {
     "doctor": "Say what is installed, what is missing, and what this machine can do.",
     "data": "Show a data set: its splits, its protocol, and optionally a sheet of its images.",
     "train": "Train a recipe's anchor, its compatible student, and the student alone.",
+    "search": "Search the student's architecture by cross-model accuracy, within a budget.",
     "embed": "Embed a data set with a model; the result carries the model's space.",
     "compress": "Compress a gallery of embeddings: fewer bytes a vector, searched as it is.",
     "export": "Export a run's student, or any model, as a bundle: ONNX and LiteRT, float32 to int8.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -13,6 +14,7 @@ from hetero.models.elastic import ElasticConfig, ElasticNet
 from hetero.models.foreign import timm_models
 from hetero.models.foreign.timm_models import TimmConfig
 from hetero.models.residual import ResidualConfig, ResidualNet
+from hetero_devices.files import read_json
 
 PRESETS: dict[str, ElasticConfig | ResidualConfig] = {**elastic.PRESETS, **residual.PRESETS}
 
@@ -27,14 +29,22 @@ def preset(name: str) -> ElasticConfig | ResidualConfig:
     return PRESETS[name]
 
 
+def named(value: str) -> Any:
+    """A preset's configuration, or the fields in a JSON file, such as a search writes.
+
+    ValueError names the nearest preset, or says why the file cannot be read.
+    """
+    return read_json(Path(value).expanduser()) if value.endswith(".json") else preset(value)
+
+
 def _from_name(value: Any) -> Any:
-    return preset(value) if isinstance(value, str) else value
+    return named(value) if isinstance(value, str) else value
 
 
 Family = ElasticConfig | ResidualConfig | TimmConfig
 
 NetworkConfig = Annotated[Family, Field(discriminator="kind"), BeforeValidator(_from_name)]
-"""In a recipe: a preset's name, or the fields of one of the families."""
+"""In a recipe: a preset's name, a JSON file, or the fields of one of the families."""
 
 
 def build(config: Family, *, weights: bool = True) -> nn.Module:

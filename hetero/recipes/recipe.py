@@ -12,6 +12,7 @@ from hetero.models.build import NetworkConfig, preset
 from hetero.objectives.neighbours import CsdConfig
 from hetero.objectives.terms import MarginSoftmaxConfig, Need, TermConfig
 from hetero.quantisation.config import QuantisedConfig
+from hetero.search.config import SearchConfig
 from hetero.training.optimizer import FitConfig
 from hetero_devices.bundle import Precision, check_choice
 from hetero_devices.runtimes.base import Format
@@ -67,6 +68,9 @@ class StudentConfig(Config):
     network: NetworkConfig = Field(default_factory=lambda: preset("elastic-m"))
     objective: tuple[TermConfig, ...] = Field(default=(CsdConfig(),), min_length=1)
     fit: FitConfig = FitConfig(steps=8000)
+    start: str | None = Field(
+        default=None, description="weights to start from instead of random ones: a .safetensors file"
+    )
     dimension: Literal["equal", "projection", "prefix"] = "equal"
     views: int = Field(
         default=4, ge=0, description="augmented views whose anchor embeddings are cached; 0: it runs live"
@@ -206,6 +210,7 @@ class Recipe(Config):
     gates: GateConfig = GateConfig()
     gallery: GalleryConfig = GalleryConfig()
     measure: MeasureConfig = MeasureConfig()
+    search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
     def _without_anchor(self) -> Recipe:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from hetero.config import Config
-from hetero.models.build import preset
+from hetero.models.build import named
 from hetero.objectives.terms import TERMS, name_of
 from hetero.quantisation.config import QuantisedConfig
 from hetero.recipes.builtin import builtin
@@ -167,6 +167,7 @@ def _expanded(key: str, value: Any) -> Any:
     if key != "network" or not isinstance(value, str):
         return value
     try:
-        return preset(value).model_dump(mode="json")
+        found = named(value)
     except ValueError as error:
         raise RecipeError(str(error)) from None
+    return found if isinstance(found, dict) else found.model_dump(mode="json")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetero.data import QueryGallery, Splits, load, protocol
 from hetero.models import anchor as anchors
@@ -31,6 +31,7 @@ from hetero.objectives.terms import Given, Objective, Reference, TermConfig
 from hetero.recipes.recipe import Recipe
 from hetero.recipes.resolve import validated
 from hetero.runs.environment import environment
+from hetero.tensors import load_tensors
 from hetero.training.batches import Batches
 from hetero.training.items import TrainingItems
 from hetero.training.loop import CHECKPOINT, Fit
@@ -41,7 +42,7 @@ from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Preprocessing
 
 _RECIPE = "recipe.json"
-_WHEREABOUTS = {"data.root", "data.base_url"}  # where data lies may change; what it is may not
+_MAY_CHANGE = ("data.root", "data.base_url", "search.")  # where data lies; a search minds its own settings
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class _Training:
     objective: tuple[TermConfig, ...]
     fit: FitConfig
     anchor: Anchor | None = None
+    start: str | None = None
 
 
 class Run:
@@ -67,7 +69,7 @@ class Run:
         fields = recipe.model_dump(mode="json")
         if (folder / _RECIPE).exists():
             stored = validated(read_json(folder / _RECIPE)).model_dump(mode="json")  # with newer defaults
-            changed = [key for key in _differences(stored, fields) if key not in _WHEREABOUTS]
+            changed = [key for key in _differences(stored, fields) if not key.startswith(_MAY_CHANGE)]
             if changed:
                 raise RecipeError(
                     f"{folder} holds a run of another recipe (differs in {', '.join(changed[:3])}): "
@@ -141,7 +143,9 @@ class Run:
     def student(self) -> Model:
         """The student trained into the anchor's space."""
         config, anchor = self.recipe.student, self.anchor
-        return self._trained(_Training("student", self._network, config.objective, config.fit, anchor))
+        return self._trained(
+            _Training("student", self._network, config.objective, config.fit, anchor, config.start)
+        )
 
     def cache_views(self) -> None:
         """Embed the training views by the anchor, where that is still to be done.
@@ -150,13 +154,19 @@ class Run:
         """
         self.targets(self.anchor)
 
-    def student_by(self, objective: tuple[TermConfig, ...], fit: FitConfig, name: str) -> Model:
-        """Another student of this run, by another objective or schedule, kept in RUN/`name`.
+    def student_by(
+        self,
+        objective: tuple[TermConfig, ...],
+        fit: FitConfig,
+        name: str,
+        network: NetworkConfig | None = None,
+    ) -> Model:
+        """Another student of this run, by another objective, schedule or network, kept in RUN/`name`.
 
-        The name stands for the two: a folder that holds a model is opened as it is. Comparisons of objectives
-        share a run's anchor and its cached views in this way.
+        The name stands for them: a folder that holds a model is opened as it is. Comparisons of objectives
+        and of architectures share a run's anchor and its cached views in this way.
         """
-        return self._trained(_Training(name, self._network, objective, fit, self.anchor))
+        return self._trained(_Training(name, network or self._network, objective, fit, self.anchor))
 
     @cached_property
     def alone(self) -> Model:
@@ -190,7 +200,7 @@ class Run:
             self.items, targets, dim, training.anchor.head if training.anchor else None, recipe.seed
         )
         torch.manual_seed(recipe.seed)
-        deploy = Deploy(build(training.network), self.preprocessing)
+        deploy = Deploy(_started(build(training.network), training.start), self.preprocessing)
         objective = Objective(training.objective, given)
         batches = Batches(self.items, recipe.data.augment, training.fit.batch, recipe.seed, targets)
         fit = Fit(deploy, objective, training.fit, folder, recipe.seed)
@@ -220,6 +230,17 @@ class Run:
             return LiveTargets(self.items, encoder)
         views = Views(self.items, self.recipe.data.augment, student.views, self.recipe.seed)
         return CachedTargets(self.folder / "anchor" / "views", views, encoder)
+
+
+def _started(network: nn.Module, weights: str | None) -> nn.Module:
+    """The network with weights from a file, where one is given; RecipeError when it is of another network."""
+    if weights is not None:
+        try:
+            network.load_state_dict(load_tensors(Path(weights).expanduser())[0])
+        except RuntimeError as error:
+            first = " ".join(str(error).split())[:120]
+            raise RecipeError(f"{weights} has the weights of another network: {first}") from None
+    return network
 
 
 def given_by(

@@ -1,1 +1,1 @@
-"""Searching architectures: what a candidate consists of, and what it will cost on a device."""
+"""Architecture search by cross-model accuracy under measured cost: spaces, supernet, rewards, algorithms."""

@@ -1,0 +1,161 @@
+"""Tables and picture of `search.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from hetero.report import wording
+from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
+from hetero.retrieval.seeds import across_seeds, difference_across_seeds
+from hetero_devices.files import atomic_file
+
+METRICS = (RECALL_AT_1, MAP)
+SIDES = ("asymmetric", "symmetric")
+SCORES = ("R1", "R2", "R3", "agreement", "macs")
+
+Rows = Mapping[tuple[str, int], Sequence["Cell | None"]]
+Ranking = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained network of one seed on the test classes: its cost, and values by metric."""
+
+    macs: int
+    asymmetric: dict[str, PerQuery]
+    symmetric: dict[str, PerQuery]
+
+
+def save(path: Path, cell: Cell) -> None:
+    """Query ids and labels once, values by side and metric."""
+    first = cell.asymmetric[RECALL_AT_1]
+    columns: dict[str, Any] = {f"{s}/{m}": getattr(cell, s)[m].values for s in SIDES for m in METRICS}
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, query_ids=first.query_ids, labels=first.labels, macs=np.array(cell.macs), **columns)
+
+
+def load(path: Path) -> Cell:
+    """What `save` wrote."""
+    with np.load(path) as stored:
+        ids, labels = stored["query_ids"], stored["labels"]
+        sides = ({m: PerQuery(m, ids, labels, stored[f"{s}/{m}"]) for m in METRICS} for s in SIDES)
+        return Cell(int(stored["macs"]), *sides)
+
+
+_HEAD = (
+    "| fewer MACs than the anchor | architecture | MACs | asymmetric R@1 | asymmetric mAP | symmetric R@1 "
+    "| R@1 over the paragon, points |\n|---|---|---|---|---|---|---|"
+)
+
+
+def section(data: str, rows: Rows, paragons: Sequence[Cell], ranked: Sequence[Ranking]) -> str:
+    """One data set: the paragon, every budget, and how well supernet scores rank."""
+    lines = [_HEAD, _line("1×", "paragon", list(paragons), None)]
+    for (how, ratio), cells in rows.items():
+        there = [cell for cell in cells if cell is not None]
+        if len(there) < len(cells):
+            lines.append(f"| {ratio}× | {how} | none so small | – | – | – | – |")
+        else:
+            lines.append(_line(f"{ratio}×", how, there, paragons))
+    return "\n".join([f"\n## {data}\n", *lines, "", *_ranking(ranked)]) + "\n"
+
+
+def _line(ratio: str, how: str, cells: Sequence[Cell], paragons: Sequence[Cell] | None) -> str:
+    macs = wording.count(round(float(np.mean([cell.macs for cell in cells]))))
+    loss = _points(_difference(cells, paragons)) if paragons else "–"
+    scores = (
+        _score(cells, "asymmetric", RECALL_AT_1),
+        _score(cells, "asymmetric", MAP),
+        _score(cells, "symmetric", RECALL_AT_1),
+    )
+    return f"| {ratio} | {how} | {macs} | {' | '.join(map(_percent, scores))} | {loss} |"
+
+
+def _score(cells: Sequence[Cell], side: str, metric: str) -> Estimate:
+    runs = [getattr(cell, side)[metric] for cell in cells]
+    return across_seeds(runs, clusters=runs[0].labels).over_both
+
+
+def _difference(cells: Sequence[Cell], others: Sequence[Cell]) -> Estimate:
+    runs, before = ([cell.asymmetric[RECALL_AT_1] for cell in side] for side in (cells, others))
+    return difference_across_seeds(runs, before, clusters=runs[0].labels).over_both
+
+
+def _ranking(ranked: Sequence[Ranking]) -> list[str]:
+    """Kendall's τ of each score of the supernet with the asymmetric score after training, by seed."""
+    count = ", ".join(str(len(each)) for each in ranked)
+    lines = [
+        f"Kendall's τ with the asymmetric R@1 after training from scratch; {count} architectures, by seed:",
+        "",
+        "| score | τ |",
+        "|---|---|",
+    ]
+    names = {"R1": "R1, symmetric", "R2": "R2, asymmetric", "R3": "R3, product"}
+    names |= {"agreement": "agreement (no search)", "macs": "multiply-accumulates"}
+    for score in SCORES:
+        found = ", ".join(f"{tau(each, score):+.2f}" for each in ranked)
+        lines.append(f"| {names[score]} | {found} |")
+    return lines
+
+
+def tau(ranking: Ranking, score: str) -> float:
+    """Kendall's rank correlation of a score with what retraining gave."""
+    pairs = [(each[score], each["retrained"]) for each in ranking]
+    return float(kendalltau(*zip(*pairs, strict=True)).statistic)
+
+
+def fields(rows: Rows, paragons: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The rows for the JSON."""
+    found = []
+    for (how, ratio), cells in rows.items():
+        there = [cell for cell in cells if cell is not None]
+        if len(there) < len(cells):
+            found.append({"how": how, "ratio": ratio, "macs": None})
+            continue
+        found.append(
+            {
+                "how": how,
+                "ratio": ratio,
+                "macs": [cell.macs for cell in there],
+                "asymmetric": asdict(_score(there, "asymmetric", RECALL_AT_1)),
+                "symmetric": asdict(_score(there, "symmetric", RECALL_AT_1)),
+                "loss": asdict(_difference(there, paragons)),
+            }
+        )
+    return found
+
+
+def plot(path: Path, found: Mapping[str, Any]) -> None:
+    """Asymmetric R@1 after training over MACs: architectures of equal cost differ by their height."""
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(6.5 * len(found), 4.8), layout="constrained")
+    for axes, (data, part) in zip(
+        canvas.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True
+    ):
+        points = [each for ranking in part["ranking"] for each in ranking]
+        macs, scores = [p["macs"] for p in points], [100 * p["retrained"] for p in points]
+        axes.scatter(macs, scores, s=12, c="0.6", label="searched and random")
+        for how in dict.fromkeys(row["how"] for row in part["rows"]):
+            rows = [row for row in part["rows"] if row["how"] == how and row["macs"]]
+            x = [float(np.mean(row["macs"])) for row in rows]
+            axes.plot(x, [100 * row["asymmetric"]["value"] for row in rows], "o-", ms=4, lw=1, label=how)
+        axes.set(title=data, xlabel="multiply-accumulates", ylabel="asymmetric Recall@1, %", xscale="log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=7)
+    with atomic_file(path) as temporary:
+        canvas.savefig(temporary, format="png", dpi=130)
+
+
+def _percent(e: Estimate) -> str:
+    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
+
+
+def _points(e: Estimate) -> str:
+    return f"{100 * e.value:+.2f} ({100 * e.low:+.2f} to {100 * e.high:+.2f})"

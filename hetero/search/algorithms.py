@@ -1,0 +1,150 @@
+"""How candidates are proposed: evolution as in the paper, random search, and NSGA-II for a front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from hetero.config import Config
+from hetero.search.evaluation import Candidate, Evaluations
+from hetero.search.space import Architecture, SearchSpace
+from hetero_devices.errors import RecipeError
+
+Reward = Callable[[Candidate], float]
+
+_ATTEMPTS = 5_000  # draws without a feasible candidate after which a budget counts as impossible
+
+
+class AlgorithmConfig(Config):
+    """How the space is searched, every candidate within the budget.
+
+    kind: `evolution` keeps the best by reward as parents (Guo et al., ECCV 2020; Duggal et al., CVPR 2021);
+    `random` draws as many candidates at random; `nsga2` seeks the front of reward against the objectives of
+    cost at once (Deb et al., 2002, by the library pymoo).
+    """
+
+    kind: Literal["evolution", "random", "nsga2"] = "evolution"
+    population: int = Field(default=50, ge=2)
+    generations: int = Field(default=20, ge=1)
+    parents: int = Field(default=10, ge=2)
+    mutation: float = Field(default=0.1, gt=0, le=1, description="probability of a gene to be drawn anew")
+    objectives: tuple[str, ...] = Field(default=("macs",), description="costs nsga2 trades against reward")
+
+    @property
+    def evaluations(self) -> int:
+        """Candidates that are scored, those met twice included."""
+        return self.population * self.generations
+
+
+def search(
+    space: SearchSpace, evaluations: Evaluations, reward: Reward, config: AlgorithmConfig, seed: int
+) -> list[Candidate]:
+    """Every candidate the algorithm looked at, each once, in the order it looked.
+
+    Raises RecipeError when nothing within the budget is found.
+    """
+    generator = np.random.default_rng(seed)
+    match config.kind:
+        case "random":
+            return _random(space, evaluations, config, generator)
+        case "evolution":
+            return _evolution(space, evaluations, reward, config, generator)
+        case "nsga2":
+            from hetero.search.nsga import nsga2
+
+            return nsga2(space, evaluations, reward, config, seed)
+
+
+def draw(
+    evaluations: Evaluations,
+    propose: Callable[[], Architecture],
+    count: int,
+    known: set[Architecture] | None = None,
+) -> list[Architecture]:
+    """`count` different feasible candidates, none `known`, by rejection; fewer where no more are found.
+
+    Raises RecipeError when not one is found.
+    """
+    found: dict[Architecture, None] = {}
+    seen = known or set()
+    misses = 0
+    while len(found) < count and misses < _ATTEMPTS:
+        candidate = propose()
+        if candidate in seen or candidate in found or not evaluations.feasible(candidate):
+            misses += 1
+            continue
+        found[candidate] = None
+        misses = 0
+    if not found and not seen:
+        raise RecipeError(
+            f"no candidate of {evaluations.space.name} is within the budget ({_ATTEMPTS} drawn): "
+            "raise the limit, or give the space smaller options"
+        )
+    return list(found)
+
+
+def _random(
+    space: SearchSpace, evaluations: Evaluations, config: AlgorithmConfig, generator: np.random.Generator
+) -> list[Candidate]:
+    drawn = draw(evaluations, lambda: space.sample(generator), config.evaluations)
+    blocks = range(0, len(drawn), config.population)
+    return [each for start in blocks for each in evaluations(drawn[start : start + config.population])]
+
+
+def _evolution(
+    space: SearchSpace,
+    evaluations: Evaluations,
+    reward: Reward,
+    config: AlgorithmConfig,
+    generator: np.random.Generator,
+) -> list[Candidate]:
+    """Half of a generation by crossover of two parents, half by mutation of one."""
+    found = {
+        each.architecture: each
+        for each in evaluations(draw(evaluations, lambda: space.sample(generator), config.population))
+    }
+    for _ in range(config.generations - 1):
+        parents = best(list(found.values()), reward, config.parents)
+        half = config.population // 2
+        crossed = draw(evaluations, _crossing(space, parents, config, generator), half, set(found))
+        known = set(found) | set(crossed)
+        mutated = draw(
+            evaluations, _mutation(space, parents, config, generator), config.population - half, known
+        )
+        found |= {each.architecture: each for each in evaluations([*crossed, *mutated])}
+    return list(found.values())
+
+
+def best(candidates: Sequence[Candidate], reward: Reward, count: int) -> list[Candidate]:
+    """The first `count` by reward; equal rewards by fewer operations."""
+    return sorted(candidates, key=lambda each: (-reward(each), each.costs.macs))[:count]
+
+
+def _crossing(
+    space: SearchSpace,
+    parents: Sequence[Candidate],
+    config: AlgorithmConfig,
+    generator: np.random.Generator,
+) -> Callable[[], Architecture]:
+    def propose() -> Architecture:
+        first, second = generator.integers(len(parents), size=2)
+        child = space.cross(parents[first].architecture, parents[second].architecture, generator)
+        return child if first != second else space.mutate(child, generator, config.mutation)
+
+    return propose
+
+
+def _mutation(
+    space: SearchSpace,
+    parents: Sequence[Candidate],
+    config: AlgorithmConfig,
+    generator: np.random.Generator,
+) -> Callable[[], Architecture]:
+    def propose() -> Architecture:
+        parent = parents[int(generator.integers(len(parents)))].architecture
+        return space.mutate(parent, generator, config.mutation)
+
+    return propose

@@ -1,0 +1,180 @@
+"""A search from a run's anchor to the front of architectures: supernet, scoring, algorithm, result.
+
+RUN/search/supernet.json          settings of the supernet and of scoring, which all searches of a run share
+RUN/search/supernet/              its weights, metrics and checkpoint
+RUN/search/scores.jsonl           every scored candidate, of all searches
+RUN/search/NAME/result.json       the front, the chosen architecture, and where they came from
+RUN/search/NAME/architecture.json the chosen one, as `student.network=FILE` takes it
+RUN/search/NAME/inherited.safetensors  its weights in the supernet, as `student.start=FILE` takes them
+RUN/search/NAME/search.png        reward over cost of all candidates, the front joined
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hetero.data import protocol
+from hetero.models.deploy import Deploy
+from hetero.recipes.recipe import Recipe
+from hetero.runs.run import Run, given_by
+from hetero.search.algorithms import search
+from hetero.search.config import SearchConfig
+from hetero.search.cost import Pricing
+from hetero.search.elastic_space import ElasticSpace
+from hetero.search.evaluation import Candidate, Evaluations
+from hetero.search.objective import SharedObjective
+from hetero.search.result import INHERITED, SearchResult
+from hetero.search.scoring import Scores, Validation, score, settle
+from hetero.search.space import Architecture, SharedSpace
+from hetero.search.supernet import SuperNet
+from hetero.search.workers import Scorer, Workers
+from hetero.tensors import load_tensors, save_tensors
+from hetero.training.batches import Batches
+from hetero.training.loop import CHECKPOINT, Fit
+from hetero_devices.errors import DataError, RecipeError
+from hetero_devices.files import read_json, write_json
+
+FOLDER = "search"
+_SHARED = "supernet.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SUPERNET = "supernet.safetensors"
+
+
+class Search:
+    """A search of a run. Every stage is done once; killed at any moment, asking again continues.
+
+    Searches with other budgets, rewards and algorithms share the run's supernet and its candidates' scores.
+    """
+
+    def __init__(self, run: Run, config: SearchConfig, name: str = "best") -> None:
+        self.run, self.config = run, config
+        self.shared, self.folder = run.folder / FOLDER, run.folder / FOLDER / name
+
+    @cached_property
+    def space(self) -> SharedSpace:
+        """The recipe's space, its embeddings of the anchor's dimension."""
+        dim = self.run.anchor.space.dim
+        return ElasticSpace(self.config.space.model_copy(update={"dim": dim}))
+
+    @cached_property
+    def supernet(self) -> SuperNet:
+        """The trained supernet; trained, or continued, where it is not there."""
+        paths = self.config.paths.model_copy(update={"steps": self.config.fit.steps})
+        torch.manual_seed(self.run.recipe.seed)
+        network = SuperNet(self.space, paths)
+        weights = self.shared / "supernet" / _SUPERNET
+        if not weights.exists():
+            save_tensors(weights, self._trained(network).state_dict())
+            (self.shared / "supernet" / CHECKPOINT).unlink(missing_ok=True)
+        network.load_state_dict(load_tensors(weights)[0])
+        return network.eval()
+
+    @cached_property
+    def validation(self) -> Validation:
+        """Validation classes on both sides of the search; DataError where the data has none."""
+        run, images = self.run, self.run.splits.validation
+        if not len(images):
+            raise DataError("a search is scored on validation classes: set data.validation_share above 0")
+        sides = protocol(run.recipe.data.protocol or run.splits.protocol, images, run.recipe.seed)
+        whole = Validation(
+            sides,
+            run.anchor.embed("validation", sides.query),
+            run.anchor.embed("validation", sides.gallery),
+            self._settling(),
+            run.preprocessing,
+        )
+        return whole.limited(self.config.queries, run.recipe.seed)
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """Costs and scores of candidates, kept in the folder."""
+        cost = self.run.anchor.cost
+        pricing = Pricing(self.config.budget, self.run.recipe.data.size, cost.macs if cost else None)
+        workers = Workers(self.config.workers, scorer, self.run.folder)
+        return Evaluations(self.shared / "scores.jsonl", self.space, pricing, workers)
+
+    def scores(self, architecture: Architecture) -> Scores:
+        """One candidate, scored in this process."""
+        return score(self.supernet, architecture, self.validation, self.config.reward.metric)
+
+    def carry_out(self) -> SearchResult:
+        """Train the supernet, search, and write the result; done once."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            _ = self.supernet  # before workers open it
+            reward = partial(_reward, self.config)
+            looked_at = search(
+                self.space, self.evaluations, reward, self.config.algorithm, self.run.recipe.seed
+            )
+            found = SearchResult.of(self.space, looked_at, self.config, self.run)
+            self._bequeath(self.space.parse(found.chosen.choices))
+            found.write(self.folder)
+        return SearchResult.from_json(read_json(path))
+
+    def _bequeath(self, architecture: Architecture) -> None:
+        network = self.supernet.extract(architecture)
+        settle(network, self.validation.settling)
+        save_tensors(self.folder / INHERITED, network.state_dict())
+
+    def _trained(self, network: SuperNet) -> SuperNet:
+        run, config = self.run, self.config
+        targets = run.targets(run.anchor)
+        given = given_by(run.items, targets, run.anchor.space.dim, run.anchor.head, run.recipe.seed)
+        objective = SharedObjective(run.recipe.student.objective, given)
+        batches = Batches(run.items, run.recipe.data.augment, config.fit.batch, run.recipe.seed, targets)
+        deploy = Deploy(network, run.preprocessing)
+        fit = Fit(deploy, objective, config.fit, self.shared / "supernet", run.recipe.seed)
+        trained = fit.run(batches).to("cpu").network
+        assert isinstance(trained, SuperNet)
+        return trained
+
+    def _settling(self) -> Tensor:
+        """Preprocessed training images, the same for every candidate."""
+        items, scale = self.run.items, self.run.preprocessing
+        count = min(self.config.settle, len(items))
+        rows = np.sort(np.random.default_rng(self.run.recipe.seed).permutation(len(items))[:count])
+        return (items.pixels(rows) - scale.offset) * (1 / scale.scale)
+
+
+def open_search(folder: Path, recipe: Recipe, name: str = "best") -> Search:
+    """Start or continue the search `name` of a run folder; its other stages may be there, and stay.
+
+    Raises RecipeError when the run's supernet, or a search of that name, has other settings.
+    """
+    if not _NAME.fullmatch(name) or name == "supernet":
+        raise RecipeError(f"{name!r} is no name for a search: use letters, digits, dot, dash and underscore")
+    search = Search(Run.open(folder, recipe), recipe.search, name)
+    fields = recipe.search.model_dump(mode="json", exclude={"workers"})
+    _keep(search.shared / _SHARED, _common(fields), "give another --run")
+    _keep(search.folder / "search.json", fields, "give another --name")
+    return search
+
+
+def _common(fields: dict[str, Any]) -> dict[str, Any]:
+    """What decides the supernet's weights and the scores of candidates."""
+    of_supernet = {key: fields[key] for key in ("space", "paths", "fit", "settle", "queries")}
+    return of_supernet | {"reward": {"metric": fields["reward"]["metric"]}}
+
+
+def _keep(path: Path, fields: dict[str, Any], remedy: str) -> None:
+    if path.exists() and (kept := read_json(path)) != fields:
+        changed = next(key for key in fields if kept.get(key) != fields[key])
+        raise RecipeError(f"{path.parent} holds a search of another `search.{changed}`: {remedy}")
+    write_json(path, fields)
+
+
+def scorer(folder: Path) -> Scorer:
+    """For workers: scores candidates by the search of a run folder, whose supernet is trained."""
+    settings = SearchConfig.model_validate(read_json(folder / FOLDER / _SHARED))
+    return Search(Run.existing(folder), settings).scores
+
+
+def _reward(config: SearchConfig, candidate: Candidate) -> float:
+    return config.reward.of(candidate.scores)
