@@ -19,6 +19,8 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "codecs": ("faiss-cpu",),
     "devices-browser": ("segno",),
+    "search": ("pymoo",),
+    "cluster": ("ray",),
     "timm": ("timm", "torchvision"),
     "huggingface": ("transformers",),
 }
