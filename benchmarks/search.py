@@ -60,9 +60,9 @@ COMMON = {
         "student.fit.batch=64",
         "student.views=2",
         "search.fit.batch=64",
-        "search.algorithm.population=40",
-        "search.algorithm.generations=10",
-        "search.queries=1000",
+        "search.algorithm.population=24",
+        "search.algorithm.generations=8",
+        "search.queries=500",
     ),
     "full": (
         "anchor.network=residual-l",
@@ -86,7 +86,7 @@ COMMON = {
 }
 OF_DATA = {
     "omniglot": {
-        "default": ("anchor.fit.steps=3000", "student.fit.steps=2000", "search.fit.steps=2500"),
+        "default": ("anchor.fit.steps=3000", "student.fit.steps=1500", "search.fit.steps=2500"),
         "full": ("anchor.fit.steps=60000", "student.fit.steps=60000", "search.fit.steps=60000"),
         "trial": ("data.rotations=false",),
     },
