@@ -1,9 +1,9 @@
 """The product in one table: an int8 phone model's queries in the cloud's gallery, by how much less it costs.
 
 For each budget the architecture that CMP-NAS (R3) found in `search.py` is trained into the anchor's space
-for longer, finished for int8 towards the anchor, exported, and run by ONNX Runtime and LiteRT; the rows are in
-the form of Duggal et al. (CVPR 2021), which reports 80 and 23 times fewer operations within 0.3 and 1.6 % of the
-paragon. Everything on test classes. Writes results/headline.{json,md}; continues after a kill.
+for longer, finished for int8 towards the anchor, exported, and run by ONNX Runtime and LiteRT. The rows have
+the form of Duggal et al. (CVPR 2021), who report 80 and 23 times fewer operations within 0.3 and 1.6 % of
+the paragon. Everything on test classes. Writes results/headline.{json,md}; continues after a kill.
 
     python benchmarks/search.py --root DATA      first: it leaves the anchor and the architectures
     python benchmarks/headline.py --root DATA
@@ -182,8 +182,8 @@ def main() -> None:
 
 _INTRODUCTION = """# A phone's int8 queries in the cloud's gallery
 
-The architecture that CMP-NAS found for each budget, trained into the anchor's space, finished for int8 and run
-as the exported file. Percent on test classes with 95 % bootstrap intervals over classes; one seed.
+The architecture that CMP-NAS found for each budget, trained into the anchor's space, finished for int8 and
+run as the exported file. Percent on test classes with 95 % bootstrap intervals over classes; one seed.
 """
 
 
