@@ -77,7 +77,8 @@ def command(source: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     need_training_stack()
     from hetero import report as reports
 
-    folder = options["output"] or source.with_name(f"{source.name}-bench")
+    named = source if source.name else source.resolve()  # "." has no name
+    folder = options["output"] or named.with_name(f"{named.name}-bench")
     opened = _opened(source, _settings(overrides, options), options)
     outcome = _benched(opened.limited(options["limit"]), folder, options)
     page = reports.write(outcome.report, folder)
