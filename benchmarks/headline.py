@@ -16,13 +16,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import results
 import search
+import sharing
 from hetero.models.encoder import RuntimeEncoder, embed
 from hetero.progress import track
 from hetero.recipes.resolve import resolve
@@ -83,7 +83,7 @@ class Bench:
             f"student.fit.device={self.options.device}",
             "student.quantised={}" if scale != "trial" else "student.quantised=null",
             "export.precisions=[fp32,int8]",
-            f"anchor.source={search._anchor(self.data, self.options)}",
+            f"anchor.source={self.searched.anchor}",
         ]
         return Run.open(self.folder / f"{ratio}x", resolve(self.data, given))
 
@@ -188,15 +188,8 @@ run as the exported file. Percent on test classes with 95 % bootstrap intervals 
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", type=lambda p: str(Path(p).resolve()), help="folder of the data sets")
-    parser.add_argument("--scale", choices=tuple(STEPS), default="default")
-    parser.add_argument("--device", default="cpu", help="a torch device, for the trainings")
+    parser = sharing.parser(__doc__, STEPS, search.OF_DATA)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--data", nargs="+", choices=tuple(search.OF_DATA), default=list(search.OF_DATA))
-    parser.add_argument("--anchor", nargs="*", default=[], metavar="DATA=FOLDER", help="a trained anchor")
     return parser.parse_args()
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 import results
+import sharing
 from hetero.data import QueryGallery, protocol
 from hetero.models.encoder import embed
 from hetero.models.store import Model
@@ -105,13 +106,10 @@ class Bench:
 
     @cached_property
     def anchor(self) -> str:
-        """The folder of the anchor: the one that was brought, else trained here."""
-        brought = dict(pair.split("=", 1) for pair in self.options.anchor)
-        if self.data in brought:
-            return str(Path(brought[self.data]).resolve())
-        run = Run.open(self.folder / "space", self._recipe(0))
-        _ = run.whole_anchor
-        return str(run.folder / "anchor")
+        """The folder of the anchor, shared by all seeds."""
+        scale = self.options.scale
+        recipe = (*COMMON[scale], *OF_DATA[self.data][scale], VALIDATION[self.data])
+        return sharing.anchor(self.folder, self.data, self.options, recipe)
 
     def run(self, seed: int) -> Run:
         """The run that holds every student of one seed."""
@@ -309,16 +307,9 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", type=lambda p: str(Path(p).resolve()), help="folder of the data sets")
-    parser.add_argument("--scale", choices=tuple(COMMON), default="default")
+    parser = sharing.parser(__doc__, COMMON, OF_DATA)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="a torch device")
-    parser.add_argument("--data", nargs="+", choices=tuple(OF_DATA), default=list(OF_DATA))
     parser.add_argument("--only", nargs="+", choices=tuple(CANDIDATES), default=list(CANDIDATES))
-    parser.add_argument("--anchor", nargs="*", default=[], metavar="DATA=FOLDER", help="a trained anchor")
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
     return parser.parse_args(words)
 

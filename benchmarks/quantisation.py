@@ -17,7 +17,7 @@ import argparse
 import json
 import shutil
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 import results
+import sharing
 from hetero.models.encoder import RuntimeEncoder, embed
 from hetero.models.store import DESCRIPTION
 from hetero.progress import track
@@ -88,6 +89,13 @@ class Bench:
         self.data, self.seed, self.options = data, seed, options
         self.folder = results.WORK / "quantisation" / f"{data}-{options.scale}"
 
+    @cached_property
+    def anchor(self) -> str:
+        """The folder of the anchor, shared by all seeds."""
+        scale = self.options.scale
+        recipe = (*COMMON[scale], *OF_DATA[self.data][scale])
+        return sharing.anchor(self.folder, self.data, self.options, recipe)
+
     def variant(self, name: str) -> Run:
         """The run of a variant; it shares the anchor of the data set and the student of the seed."""
         run = self._run(f"seed{self.seed}-{name.replace(', ', '-').replace(' ', '-')}", *VARIANTS[name])
@@ -105,7 +113,7 @@ class Bench:
         given += [f"{part}.fit.device={self.options.device}" for part in ("anchor", "student")]
         if self.options.root:
             given.append(f"data.root={self.options.root}")
-        given += [*changes, f"anchor.source={_anchor(self.data, self.options)}"]
+        given += [*changes, f"anchor.source={self.anchor}"]
         return Run.open(self.folder / name, resolve(self.data, given))
 
     def cells(self, name: str) -> list[Cell]:
@@ -174,24 +182,6 @@ def _export_of(run: Run, format: Format) -> Bundle | Refusal:
         return export_run(run, run.folder / f"bundle-{format}", config)
     except ModelError as error:
         return Refusal(format, str(error))
-
-
-@cache
-def _anchor_of(data: str, root: str | None, scale: str, device: str) -> str:
-    folder = results.WORK / "quantisation" / f"{data}-{scale}" / "space"
-    given = [*COMMON[scale], *OF_DATA[data][scale], f"anchor.fit.device={device}"]
-    given += [f"data.root={root}"] if root else []
-    run = Run.open(folder, resolve(data, given))
-    _ = run.whole_anchor
-    return str(run.folder / "anchor")
-
-
-def _anchor(data: str, options: argparse.Namespace) -> str:
-    """The folder of the anchor: the one that was brought, else trained here."""
-    brought = dict(pair.split("=", 1) for pair in options.anchor)
-    if data in brought:
-        return str(Path(brought[data]).resolve())
-    return _anchor_of(data, options.root, options.scale, options.device)
 
 
 def _values(query: Embeddings, gallery: Embeddings) -> dict[str, PerQuery]:
@@ -273,16 +263,9 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", type=lambda p: str(Path(p).resolve()), help="folder of the data sets")
-    parser.add_argument("--scale", choices=tuple(COMMON), default="default")
+    parser = sharing.parser(__doc__, COMMON, OF_DATA)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="a torch device, for the trainings")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--data", nargs="+", choices=tuple(OF_DATA), default=list(OF_DATA))
-    parser.add_argument("--anchor", nargs="*", default=[], metavar="DATA=FOLDER", help="a trained anchor")
     return parser.parse_args()
 
 

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache, cached_property
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ import torch
 
 import results
 import search_table
+import sharing
 from hetero.models.build import Family
 from hetero.models.elastic import ElasticConfig
 from hetero.models.encoder import embed
@@ -113,6 +113,13 @@ class Bench:
         self.folder = results.WORK / "search" / f"{data}-{options.scale}"
 
     @cached_property
+    def anchor(self) -> str:
+        """The folder of the anchor, shared by all seeds."""
+        scale = self.options.scale
+        recipe = (*COMMON[scale], *OF_DATA[self.data][scale], VALIDATION[self.data])
+        return sharing.anchor(self.folder, self.data, self.options, recipe)
+
+    @cached_property
     def search(self) -> Search:
         """Without a budget: its supernet, scores and validation serve all others."""
         return self._opened("any")
@@ -131,7 +138,7 @@ class Bench:
         given = [*SPACE, *COMMON[scale], *OF_DATA[self.data][scale], VALIDATION[self.data]]
         given += [f"{part}.fit.device={options.device}" for part in ("anchor", "student", "search")]
         given += [f"data.root={options.root}"] if options.root else []
-        given += [f"seed={self.seed}", *changes, f"anchor.source={_anchor(self.data, options)}"]
+        given += [f"seed={self.seed}", *changes, f"anchor.source={self.anchor}"]
         return open_search(self.folder / f"seed{self.seed}", resolve(self.data, given), name)
 
     def winner(self, how: str, ratio: int) -> Family | None:
@@ -229,23 +236,6 @@ def _values(query: Embeddings, gallery: Embeddings) -> dict[str, Any]:
 
 
 @cache
-def _anchor_of(data: str, root: str | None, scale: str, device: str) -> str:
-    folder = results.WORK / "search" / f"{data}-{scale}" / "space"
-    given = [*COMMON[scale], *OF_DATA[data][scale], VALIDATION[data], f"anchor.fit.device={device}"]
-    given += [f"data.root={root}"] if root else []
-    run = Run.open(folder, resolve(data, given))
-    _ = run.whole_anchor
-    return str(run.folder / "anchor")
-
-
-def _anchor(data: str, options: argparse.Namespace) -> str:
-    brought = dict(pair.split("=", 1) for pair in options.anchor)
-    if data in brought:
-        return str(Path(brought[data]).resolve())
-    return _anchor_of(data, options.root, options.scale, options.device)
-
-
-@cache
 def _bench(data: str, seed: int, words: tuple[str, ...]) -> Bench:
     """One a process, so that images are read once."""
     return Bench(data, seed, _options(words))
@@ -271,7 +261,7 @@ def carry_out(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     """Everything that takes long, in processes; what they leave is read afterwards."""
     places = [(data, seed, words) for data in options.data for seed in range(options.seeds)]
     for data in options.data:
-        _anchor(data, options)
+        _ = _bench(data, 0, words).anchor
     rows = [(how, ratio) for ratio in RATIOS for how in (*REWARDS, RANDOM, *HANDMADE)]
     _in_processes(options, [(_prepare, place) for place in places], "supernets")
     # One process writes the scores of a run: its searches come one after another, then the trainings.
@@ -339,15 +329,8 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", type=lambda p: str(Path(p).resolve()), help="folder of the data sets")
-    parser.add_argument("--scale", choices=tuple(COMMON), default="default")
+    parser = sharing.parser(__doc__, COMMON, OF_DATA)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="a torch device, for the trainings")
-    parser.add_argument("--data", nargs="+", choices=tuple(OF_DATA), default=list(OF_DATA))
-    parser.add_argument("--anchor", nargs="*", default=[], metavar="DATA=FOLDER", help="a trained anchor")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     return parser.parse_args(words)
 
