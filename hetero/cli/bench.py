@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+from hetero.cli.options import json_option, need_training_stack, print_json, search_options, seed_option
 from hetero_devices.bundle import MANIFEST, Bundle
 from hetero_devices.devices import build
 from hetero_devices.devices.profile import load_profile
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 @click.option(
     "--on", "names", multiple=True, default=("host",), show_default=True, help="A device; repeatable."
 )
-@click.option(
-    "--format", "formats", multiple=True, type=click.Choice(["onnx", "tflite"]), help="Only this one."
-)
 @click.option("--precision", "precisions", multiple=True, help="Only this one; repeatable.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of a runtime  [default: the recipe's]")
 @click.option("--samples", type=click.IntRange(1), help="Measure at least so many  [default: the recipe's]")
@@ -36,22 +33,11 @@ if TYPE_CHECKING:
 @click.option(
     "--repeats", type=click.IntRange(1), help="Measure in so many processes  [default: the recipe's]"
 )
-@click.option("--queries", metavar="SOURCE", help="With a bundle: labelled images to search with.")
-@click.option("--gallery", type=click.Path(path_type=Path), help="With a bundle: the anchor's embeddings.")
-@click.option(
-    "--reference",
-    type=click.Path(path_type=Path),
-    help="With a bundle: the float model's embeddings of the queries  [default: its fp32 model on this host]",
-)
-@click.option(
-    "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
-)
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
 @click.option("--limit", type=click.IntRange(1), help="Search with only so many of the queries.")
-@click.option("--recipe", default="demo", show_default=True, help="With a bundle: whose gates and measuring.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Report folder  [default: SOURCE-bench]"
 )
+@search_options
 @seed_option
 @json_option
 def command(source: Path, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:

@@ -24,6 +24,37 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
+def search_options(command: F) -> F:
+    """What a bundle from elsewhere is searched with, and by whose thresholds it is judged."""
+    for option in (
+        click.option(
+            "--recipe", default="demo", show_default=True, help="Whose gates: a name or a YAML file."
+        ),
+        click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets."),
+        click.option(
+            "--split",
+            type=click.Choice(["train", "validation", "test"]),
+            default="test",
+            show_default=True,
+            help="Of the images.",
+        ),
+        click.option(
+            "--reference",
+            type=click.Path(path_type=Path),
+            help="The float model's embeddings of the queries  [default: the bundle's fp32 model]",
+        ),
+        click.option(
+            "--gallery", type=click.Path(path_type=Path), help="The anchor's embeddings to search among."
+        ),
+        click.option("--queries", metavar="SOURCE", help="Labelled images to search with."),
+        click.option(
+            "--format", "formats", multiple=True, type=click.Choice(["onnx", "tflite"]), help="Only this one."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def need_training_stack() -> None:
     """One clear message, instead of an import error, where only the device part is installed."""
     for module in ("torch", "pydantic", "yaml", "safetensors", "PIL"):

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_gate, print_json, seed_option
+from hetero.cli.options import (
+    json_option,
+    need_training_stack,
+    print_gate,
+    print_json,
+    search_options,
+    seed_option,
+)
 from hetero_devices.verify import Check, verify
 
 if TYPE_CHECKING:
@@ -19,22 +26,8 @@ if TYPE_CHECKING:
 @click.command("verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--format", "formats", multiple=True, type=click.Choice(["onnx", "tflite"]), help="Only this one."
-)
-@click.option("--gate", is_flag=True, help="Also apply the recipe's gates on size, latency and placement.")
-@click.option("--queries", metavar="SOURCE", help="Labelled images for the retrieval gates; implies --gate.")
-@click.option("--gallery", type=click.Path(path_type=Path), help="The anchor's embeddings to search among.")
-@click.option(
-    "--reference",
-    type=click.Path(path_type=Path),
-    help="The float model's embeddings of the queries  [default: the bundle's fp32 model]",
-)
-@click.option(
-    "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
-)
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
-@click.option("--recipe", default="demo", show_default=True, help="Whose gates: a name or a YAML file.")
+@click.option("--gate", is_flag=True, help="Also apply the recipe's gates; --queries implies it.")
+@search_options
 @seed_option
 @json_option
 def command(
