@@ -109,6 +109,7 @@ PARTS_WITH_FIGURES = (
     ("docs/objectives.md", "## Which one"),
     ("docs/quantisation.md", "## What it brings"),
     ("docs/devices.md", "## What it looked like"),
+    ("docs/devices-latency.md", "## How good it is"),
 )
 
 
