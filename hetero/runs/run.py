@@ -154,13 +154,19 @@ class Run:
         """
         self.targets(self.anchor)
 
-    def student_by(self, objective: tuple[TermConfig, ...], fit: FitConfig, name: str) -> Model:
-        """Another student of this run, by another objective or schedule, kept in RUN/`name`.
+    def student_by(
+        self,
+        objective: tuple[TermConfig, ...],
+        fit: FitConfig,
+        name: str,
+        network: NetworkConfig | None = None,
+    ) -> Model:
+        """Another student of this run, by another objective, schedule or network, kept in RUN/`name`.
 
-        The name stands for the two: a folder that holds a model is opened as it is. Comparisons of objectives
-        share a run's anchor and its cached views in this way.
+        The name stands for them: a folder that holds a model is opened as it is. Comparisons of objectives
+        share a run's anchor and its cached views in this way. network: of the anchor's dimension.
         """
-        return self._trained(_Training(name, self._network, objective, fit, self.anchor))
+        return self._trained(_Training(name, network or self._network, objective, fit, self.anchor))
 
     @cached_property
     def alone(self) -> Model:
