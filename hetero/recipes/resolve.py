@@ -170,7 +170,7 @@ def _known(key: str, fields: dict[str, Any], prefix: str) -> None:
 
 
 def _expanded(key: str, value: Any) -> Any:
-    """A preset's name, or what is said of finishing or a space, becomes all fields for overrides to change."""
+    """A preset's name, or what is said of finishing or a space, becomes all fields, for overrides."""
     if key == "quantised" and isinstance(value, dict):
         fields = QuantisedConfig().model_dump(mode="json")
         _merge(fields, value, f"{key}.")

@@ -110,7 +110,7 @@ class ShuffleSpace(SharedSpace):
         return tuple(self._throughout(number) for number in range(count))
 
     def shared_name(self, architecture: Architecture, parameter: str) -> str:
-        """A block is the first, second, ... of its stage, by its operator; a shortcut is its place's alone."""
+        """A block is the first, second, ... of its stage, by its operator; a shortcut by place alone."""
         stages = enumerate(self.config(architecture).stages)
         blocks = [(f"stage{n}.{i}", each) for n, stage in stages for i, each in enumerate(stage.operators)]
         wrapped = self.settings.project is not None
