@@ -69,9 +69,10 @@ class Search:
     def supernet(self) -> SuperNet:
         """The trained supernet; trained, or continued, where it is not there."""
         paths = self.config.paths.model_copy(update={"steps": self.config.fit.steps})
+        space = self.space  # which may train the anchor, so before the seed
+        assert isinstance(space, SharedSpace)
         torch.manual_seed(self.run.recipe.seed)
-        assert isinstance(self.space, SharedSpace)
-        network = SuperNet(self.space, paths)
+        network = SuperNet(space, paths)
         weights = self.shared / "supernet" / _SUPERNET
         if not weights.exists():
             save_tensors(weights, self._trained(network).state_dict())

@@ -28,7 +28,7 @@ class ShuffleStageSpace(Config):
 
     width: int = Field(gt=0)
     depth: tuple[int, ...] = Field(default=(2, 3, 4), min_length=1)
-    hidden: tuple[float, ...] = Field(default=(0.5, 1.0, 1.5, 2.0), min_length=1)
+    hidden: tuple[float, ...] = Field(default=(0.5, 1.0, 2.0, 4.0), min_length=1)
     operators: tuple[Operator, ...] = Field(
         default=("shuffle3", "shuffle5", "shuffle7", "xception"), min_length=1
     )
@@ -36,20 +36,20 @@ class ShuffleStageSpace(Config):
 
 
 class ShuffleSpaceConfig(Config):
-    """The space around the presets shuffle-s and shuffle-m."""
+    """From about half the operations of elastic-xs to twice those of elastic-m, on images of 32 pixels."""
 
     kind: Literal["shuffle"] = "shuffle"
     stem: tuple[int, ...] = Field(default=(8, 16, 24), min_length=1)
     stem_stride: Literal[1, 2] = 2
     stages: tuple[ShuffleStageSpace, ...] = Field(
         default=(
-            ShuffleStageSpace(width=32, depth=(1, 2), stride=1),
+            ShuffleStageSpace(width=16, depth=(1, 2), stride=1),
+            ShuffleStageSpace(width=32, depth=(1, 2, 3, 4)),
             ShuffleStageSpace(width=64, depth=(1, 2, 3, 4)),
-            ShuffleStageSpace(width=128, depth=(1, 2, 3, 4)),
         ),
         min_length=1,
     )
-    head: tuple[int, ...] = Field(default=(96, 128, 192, 256), min_length=1)
+    head: tuple[int, ...] = Field(default=(64, 96, 128, 192), min_length=1)
     activation: tuple[Activation, ...] = ("relu", "hswish")
     dim: int = Field(default=128, gt=0)
     project: int | None = None
