@@ -9,17 +9,20 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from torch import nn
 
-from hetero.models import elastic, residual
+from hetero.models import elastic, residual, shuffle
 from hetero.models.elastic import ElasticConfig, ElasticNet
 from hetero.models.foreign import timm_models
 from hetero.models.foreign.timm_models import TimmConfig
 from hetero.models.residual import ResidualConfig, ResidualNet
+from hetero.models.shuffle import ShuffleConfig, ShuffleNet
 from hetero_devices.files import read_json
 
-PRESETS: dict[str, ElasticConfig | ResidualConfig] = {**elastic.PRESETS, **residual.PRESETS}
+Preset = ElasticConfig | ShuffleConfig | ResidualConfig
+
+PRESETS: dict[str, Preset] = {**elastic.PRESETS, **shuffle.PRESETS, **residual.PRESETS}
 
 
-def preset(name: str) -> ElasticConfig | ResidualConfig:
+def preset(name: str) -> Preset:
     """The named architecture; ValueError names the nearest one otherwise."""
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, n=1, cutoff=0)
@@ -41,7 +44,7 @@ def _from_name(value: Any) -> Any:
     return named(value) if isinstance(value, str) else value
 
 
-Family = ElasticConfig | ResidualConfig | TimmConfig
+Family = ElasticConfig | ShuffleConfig | ResidualConfig | TimmConfig
 
 NetworkConfig = Annotated[Family, Field(discriminator="kind"), BeforeValidator(_from_name)]
 """In a recipe: a preset's name, a JSON file, or the fields of one of the families."""
@@ -62,6 +65,8 @@ def _family(config: Family, weights: bool) -> nn.Module:
     match config:
         case ElasticConfig():
             return ElasticNet(config)
+        case ShuffleConfig():
+            return ShuffleNet(config)
         case ResidualConfig():
             return ResidualNet(config)
         case TimmConfig():

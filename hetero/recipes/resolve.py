@@ -16,6 +16,7 @@ from hetero.objectives.terms import TERMS, name_of
 from hetero.quantisation.config import QuantisedConfig
 from hetero.recipes.builtin import builtin
 from hetero.recipes.recipe import Recipe
+from hetero.search.spaces import filled
 from hetero_devices.errors import RecipeError
 
 C = TypeVar("C", bound=Config)
@@ -72,7 +73,14 @@ def _validated(kind: type[C], fields: dict[str, Any]) -> C:
         ) from None
 
 
-_TAGS = {"elastic", "residual", "timm", *map(name_of, TERMS)}  # union tags in pydantic's paths
+_TAGS = {
+    "elastic",
+    "shuffle",
+    "residual",
+    "timm",
+    "listed",
+    *map(name_of, TERMS),
+}  # union tags in pydantic's paths
 
 
 def _key(location: tuple[int | str, ...]) -> str:
@@ -82,7 +90,7 @@ def _key(location: tuple[int | str, ...]) -> str:
     return ".".join(
         str(part)
         for parent, part in parts
-        if not (part in _TAGS and (isinstance(parent, int) or parent == "network"))
+        if not (part in _TAGS and (isinstance(parent, int) or parent in ("network", "space")))
     )
 
 
@@ -128,9 +136,12 @@ def _override(fields: dict[str, Any], pair: str) -> None:
     for index, key in enumerate(parents):
         node = _child(node, key, ".".join(parents[:index]))
     try:
-        node[_checked_key(node, last, ".".join(parents))] = _expanded(last, yaml.safe_load(text))
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise RecipeError(f"override {pair!r}: the value is not YAML") from None
+    if parents[-1:] == ["space"] and last == "kind" and value != node["kind"]:
+        value, last, node = {"kind": value}, parents.pop(), fields["search"]  # another kind has other keys
+    node[_checked_key(node, last, ".".join(parents))] = _expanded(last, value)
 
 
 def _child(node: Any, key: str, where: str) -> Any:
@@ -159,11 +170,13 @@ def _known(key: str, fields: dict[str, Any], prefix: str) -> None:
 
 
 def _expanded(key: str, value: Any) -> Any:
-    """A preset's name, or what is said of finishing, becomes all fields: overrides can reach into them."""
+    """A preset's name, or what is said of finishing or a space, becomes all fields, for overrides."""
     if key == "quantised" and isinstance(value, dict):
         fields = QuantisedConfig().model_dump(mode="json")
         _merge(fields, value, f"{key}.")
         return fields
+    if key == "space" and isinstance(value, dict):
+        return filled(value)
     if key != "network" or not isinstance(value, str):
         return value
     try:

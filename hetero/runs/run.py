@@ -164,7 +164,8 @@ class Run:
         """Another student of this run, by another objective, schedule or network, kept in RUN/`name`.
 
         The name stands for them: a folder that holds a model is opened as it is. Comparisons of objectives
-        and of architectures share a run's anchor and its cached views in this way.
+        and of architectures share a run's anchor and its cached views in this way. network: of the anchor's
+        dimension.
         """
         return self._trained(_Training(name, network or self._network, objective, fit, self.anchor))
 

@@ -10,6 +10,7 @@ from hetero.search.cost import BudgetConfig
 from hetero.search.elastic_space import ElasticSpaceConfig
 from hetero.search.paths import Paths
 from hetero.search.scoring import RewardConfig
+from hetero.search.spaces import SpaceConfig
 from hetero.search.workers import WorkersConfig
 from hetero.training.optimizer import FitConfig
 
@@ -17,11 +18,12 @@ from hetero.training.optimizer import FitConfig
 class SearchConfig(Config):
     """How the student's architecture is searched: see `hetero search --help`.
 
-    fit: of the supernet, by the student's objective against the anchor. settle: training images by which a
-    candidate's batch statistics are computed. queries: the most validation queries a candidate is scored by.
+    fit: of the supernet, or of each network of a list, by the student's objective against the anchor.
+    settle: training images by which a candidate's batch statistics are computed. queries: the most validation
+    queries a candidate is scored by.
     """
 
-    space: ElasticSpaceConfig = ElasticSpaceConfig()
+    space: SpaceConfig = ElasticSpaceConfig()
     paths: Paths = Paths()
     fit: FitConfig = FitConfig(steps=6000, batch=64)
     reward: RewardConfig = RewardConfig()

@@ -12,9 +12,7 @@ from pydantic import Field, model_validator
 from hetero.config import Config
 from hetero.models.elastic import ElasticConfig, Stage
 from hetero.models.layers import Activation
-from hetero.search.space import Architecture, Choice, SharedSpace
-
-_FIRST_BLOCK = 2  # of `ElasticNet.features`, after the stem and its activation
+from hetero.search.space import Architecture, Choice, SharedSpace, check_rising, named_by_place
 
 
 class StageSpace(Config):
@@ -53,8 +51,7 @@ class ElasticSpaceConfig(Config):
     @model_validator(mode="after")
     def _rising(self) -> ElasticSpaceConfig:
         for where, options in self._ordered():
-            if list(options) != sorted(set(options)):
-                raise ValueError(f"{where} must rise without repeats, not {list(options)}")
+            check_rising(where, options)
         return self
 
     def _ordered(self) -> Iterator[tuple[str, Sequence[float]]]:
@@ -134,20 +131,8 @@ class ElasticSpace(SharedSpace):
 
     def shared_name(self, architecture: Architecture, parameter: str) -> str:
         """A block is the first, second, ... of its stage; what stands around them is named by its role."""
-        head, dot, rest = parameter.removeprefix(self._bare).partition("features.")
-        if not dot:
-            return parameter
-        index, _, inner = rest.partition(".")
-        blocks = self.plan(architecture)
-        place = int(index) - _FIRST_BLOCK
-        if 0 <= place < len(blocks):
-            return f"{head}stage{blocks[place].stage}.{blocks[place].index}.{inner}"
-        return f"{head}{'stem' if place < 0 else 'last'}.{inner}"
-
-    @property
-    def _bare(self) -> str:
-        """What stands before the family's own names: `build` wraps it where a linear layer follows."""
-        return "" if self.settings.project is None else "0."
+        blocks = [f"stage{each.stage}.{each.index}" for each in self.plan(architecture)]
+        return named_by_place(parameter, blocks, self.settings.project is not None)
 
     def _choices(self) -> Iterator[Choice]:
         space = self.settings

@@ -2,6 +2,7 @@
 
 RUN/search/supernet.json          settings of the supernet and of scoring, which all searches of a run share
 RUN/search/supernet/              its weights, metrics and checkpoint
+RUN/search/listed/NETWORK/        instead, where the space is a list: each network, trained by itself
 RUN/search/scores.jsonl           every scored candidate, of all searches
 RUN/search/NAME/result.json       the front, the chosen architecture, and where they came from
 RUN/search/NAME/architecture.json the chosen one, as `student.network=FILE` takes it
@@ -18,21 +19,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetero.data import protocol
 from hetero.models.deploy import Deploy
+from hetero.models.store import Model
 from hetero.recipes.recipe import Recipe
 from hetero.runs.run import Run, given_by
 from hetero.search.algorithms import search
 from hetero.search.config import SearchConfig
 from hetero.search.cost import Pricing
-from hetero.search.elastic_space import ElasticSpace
 from hetero.search.evaluation import Candidate, Evaluations
+from hetero.search.listed import ListedSpace
 from hetero.search.objective import SharedObjective
 from hetero.search.result import INHERITED, SearchResult
-from hetero.search.scoring import Scores, Validation, score, settle
-from hetero.search.space import Architecture, SharedSpace
+from hetero.search.scoring import Scores, Validation, score, score_network, settle
+from hetero.search.space import Architecture, SearchSpace, SharedSpace
+from hetero.search.spaces import open_space
 from hetero.search.supernet import SuperNet
 from hetero.search.workers import Scorer, Workers
 from hetero.tensors import load_tensors, save_tensors
@@ -58,17 +61,18 @@ class Search:
         self.shared, self.folder = run.folder / FOLDER, run.folder / FOLDER / name
 
     @cached_property
-    def space(self) -> SharedSpace:
+    def space(self) -> SearchSpace:
         """The recipe's space, its embeddings of the anchor's dimension."""
-        dim = self.run.anchor.space.dim
-        return ElasticSpace(self.config.space.model_copy(update={"dim": dim}))
+        return open_space(self.config.space, self.run.anchor.space.dim)
 
     @cached_property
     def supernet(self) -> SuperNet:
         """The trained supernet; trained, or continued, where it is not there."""
         paths = self.config.paths.model_copy(update={"steps": self.config.fit.steps})
+        space = self.space  # which may train the anchor, so before the seed
+        assert isinstance(space, SharedSpace)
         torch.manual_seed(self.run.recipe.seed)
-        network = SuperNet(self.space, paths)
+        network = SuperNet(space, paths)
         weights = self.shared / "supernet" / _SUPERNET
         if not weights.exists():
             save_tensors(weights, self._trained(network).state_dict())
@@ -102,13 +106,23 @@ class Search:
 
     def scores(self, architecture: Architecture) -> Scores:
         """One candidate, scored in this process."""
-        return score(self.supernet, architecture, self.validation, self.config.reward.metric)
+        metric = self.config.reward.metric
+        if isinstance(self.space, SharedSpace):
+            return score(self.supernet, architecture, self.validation, metric)
+        return score_network(self.trained(architecture).deploy, self.validation, metric)
+
+    def trained(self, architecture: Architecture) -> Model:
+        """A network of a list by the student's objective; trained, or continued, where it is not there."""
+        space, run = self.space, self.run
+        assert isinstance(space, ListedSpace)
+        name, network = f"{FOLDER}/listed/{space.label(architecture)}", space.config(architecture)
+        return run.student_by(run.recipe.student.objective, self.config.fit, name, network)
 
     def carry_out(self) -> SearchResult:
         """Train the supernet, search, and write the result; done once."""
         path = self.folder / "result.json"
         if not path.exists():
-            _ = self.supernet  # before workers open it
+            self._prepare()
             reward = partial(_reward, self.config)
             looked_at = search(
                 self.space, self.evaluations, reward, self.config.algorithm, self.run.recipe.seed
@@ -118,10 +132,22 @@ class Search:
             found.write(self.folder)
         return SearchResult.from_json(read_json(path))
 
+    def _prepare(self) -> None:
+        """What all workers need, before they open it."""
+        if isinstance(self.space, SharedSpace):
+            _ = self.supernet
+        else:
+            self.run.cache_views()
+
     def _bequeath(self, architecture: Architecture) -> None:
+        save_tensors(self.folder / INHERITED, self._inherited(architecture).state_dict())
+
+    def _inherited(self, architecture: Architecture) -> nn.Module:
+        if not isinstance(self.space, SharedSpace):
+            return self.trained(architecture).deploy.network
         network = self.supernet.extract(architecture)
         settle(network, self.validation.settling)
-        save_tensors(self.folder / INHERITED, network.state_dict())
+        return network
 
     def _trained(self, network: SuperNet) -> SuperNet:
         run, config = self.run, self.config
@@ -148,7 +174,7 @@ def open_search(folder: Path, recipe: Recipe, name: str = "best") -> Search:
 
     Raises RecipeError when the run's supernet, or a search of that name, has other settings.
     """
-    if not _NAME.fullmatch(name) or name == "supernet":
+    if not _NAME.fullmatch(name) or name in ("supernet", "listed"):
         raise RecipeError(f"{name!r} is no name for a search: use letters, digits, dot, dash and underscore")
     search = Search(Run.open(folder, recipe), recipe.search, name)
     fields = recipe.search.model_dump(mode="json", exclude={"workers"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,19 @@ import numpy as np
 from hetero.models.build import Family
 from hetero_devices.errors import RecipeError
 
+_FIRST_BLOCK = 2  # in `features`, after the stem and its activation
+
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision: its name and what may be chosen, in an order where neighbours are alike."""
+    """One decision: its name and what may be chosen, in an order where neighbours are alike.
+
+    sized: whether later options are larger; where not, a floor leaves none out.
+    """
 
     name: str
     options: tuple[Any, ...]
+    sized: bool = True
 
     def __post_init__(self) -> None:
         if not self.options or len(set(self.options)) < len(self.options):
@@ -105,7 +111,7 @@ class SearchSpace(ABC):
         return self.canonical(Architecture(tuple(_index(c, described[c.name]) for c in self.choices)))
 
     def _lowest(self, floor: float) -> tuple[int, ...]:
-        return tuple(math.ceil(floor * (n - 1)) for n in self._lengths)
+        return tuple(math.ceil(floor * (len(c.options) - 1)) if c.sized else 0 for c in self.choices)
 
     @property
     def _lengths(self) -> tuple[int, ...]:
@@ -122,6 +128,28 @@ class SharedSpace(SearchSpace):
     @abstractmethod
     def shared_name(self, architecture: Architecture, parameter: str) -> str:
         """The shared parameter of which a candidate's parameter, by its name in the network, is a part."""
+
+
+def check_rising(where: str, options: Sequence[float]) -> None:
+    """Raise ValueError unless the options of a sized choice rise without repeats."""
+    if list(options) != sorted(set(options)):
+        raise ValueError(f"{where} must rise without repeats, not {list(options)}")
+
+
+def named_by_place(parameter: str, blocks: Sequence[str], wrapped: bool) -> str:
+    """A parameter's name in a supernet: of its block in `blocks`, or by the role of what is around them.
+
+    For networks of ours: `features` are a stem, its activation, the blocks, and a last convolution. wrapped:
+    whether a linear layer follows the network, before whose own names `build` then puts "0.".
+    """
+    head, dot, rest = parameter.removeprefix("0." if wrapped else "").partition("features.")
+    if not dot:
+        return parameter
+    index, _, inner = rest.partition(".")
+    place = int(index) - _FIRST_BLOCK
+    if 0 <= place < len(blocks):
+        return f"{head}{blocks[place]}.{inner}"
+    return f"{head}{'stem' if place < 0 else 'last'}.{inner}"
 
 
 def _index(choice: Choice, option: Any) -> int:
