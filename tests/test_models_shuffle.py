@@ -109,6 +109,7 @@ def images(count: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uin
     return coarse.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999999), ("int8", 0.97)])
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_exports_keep_the_embeddings(
@@ -120,6 +121,7 @@ def test_exports_keep_the_embeddings(
     assert (found * model.encoder.encode(batch)).sum(1).min() > least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_litert_runs_it_wholly_in_xnnpack(exported: tuple[Model, Bundle], precision: str) -> None:
     _, bundle = exported
@@ -129,6 +131,7 @@ def test_litert_runs_it_wholly_in_xnnpack(exported: tuple[Model, Bundle], precis
     assert precision == "fp32" or where.float_layers == {}
 
 
+@pytest.mark.slow
 def test_a_stored_network_is_found_again(exported: tuple[Model, Bundle], tmp_path: Path) -> None:
     model, _ = exported
     model.save(tmp_path, {})
