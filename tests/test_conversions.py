@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_a_killed_run_keeps_its_weights_and_rows(tmp_path: Path) -> None:
     assert json.loads((folder / "onnx-fp32.json").read_text())["cosine_mean"] == cosine
 
 
-MEASURED = {
+MEASURED: dict[str, Any] = {
     "cosine_mean": 0.5,
     "cosine_min": 0.25,
     "top1_same": 0.125,
@@ -88,7 +89,7 @@ def test_refusals_and_failures_are_named_and_the_rest_stands(tmp_path: Path) -> 
     cells = tmp_path / "work" / "32-seed0" / "elastic-xs"
     cells.mkdir(parents=True)
     scan = {"layers": 9, "layers_float": 3, "macs_float": 0.2}
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "fp32": MEASURED,
         "fp16": MEASURED,
         "dynamic": {"error": "it broke"},

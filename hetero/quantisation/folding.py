@@ -38,7 +38,7 @@ def fold(network: nn.Module) -> Folded:
     """
     graph = _traced(network)
     _drop_idle(graph)
-    _word_scaling(graph)
+    _undisguise(graph)
     norms = {str(node.target): _fold_into(node, graph) for node in _layers(graph)}
     graph.graph.lint()
     graph.recompile()
@@ -96,10 +96,10 @@ def _traced(network: nn.Module) -> fx.GraphModule:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps the pixels' scaling whole, and takes timm's batch norms with an activation apart."""
+    """Keeps layers whole that are not torch's own; parts timm's batch norms from their activation."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ChannelAffine) or super().is_leaf_module(m, module_qualified_name)
+        return _disguised(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -120,13 +120,25 @@ def _drop_idle(graph: fx.GraphModule) -> None:
             graph.graph.erase_node(node)
 
 
-def _word_scaling(graph: fx.GraphModule) -> None:
-    """The pixels' scaling as the convolution that it is."""
+def _disguised(module: nn.Module) -> bool:
+    """Whether it computes what a layer of torch does: our scaling of pixels, timm's linear layer."""
+    timms = isinstance(module, nn.Linear) and type(module).__module__ == "timm.layers.linear"
+    return timms or isinstance(module, ChannelAffine)
+
+
+def _undisguise(graph: fx.GraphModule) -> None:
+    """Put the layers of torch in their places, under the same names."""
     for name, module in list(graph.named_modules()):
-        if isinstance(module, ChannelAffine):
-            convolution = nn.Conv2d(3, 3, 1)
-            convolution.load_state_dict(module.state_dict())
-            graph.set_submodule(name, convolution)
+        if not _disguised(module):
+            continue
+        biased = module.bias is not None
+        plain = (
+            nn.Linear(module.in_features, module.out_features, biased)
+            if isinstance(module, nn.Linear)
+            else nn.Conv2d(3, 3, 1)
+        )
+        plain.load_state_dict(module.state_dict())
+        graph.set_submodule(name, plain)
 
 
 def _parameter(layer: nn.Module, name: str) -> Any:
