@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,58 +28,102 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def rows(page: Path) -> list[list[str]]:
-    """Cells of the table's rows, without its head."""
-    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    """Cells of the last table's rows, without its head."""
+    _, _, table = page.read_text().rpartition("XNNPACK parts |")
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_two_rows_of_the_table(tmp_path: Path) -> None:
-    arguments = ("--nets", "elastic-xs", "--format", "onnx", "--size", "32")
-    done = run(tmp_path, *arguments)
+SMALL = ("--nets", "elastic-xs", "--format", "onnx", "--size", "32")
+
+
+def test_four_rows_of_the_table(tmp_path: Path) -> None:
+    done = run(tmp_path, *SMALL, "--steps", "40")
     assert done.returncode == 0, done.stderr
-    plain, int8 = rows(tmp_path / "conversions.md")
-    assert [row[:2] + row[3:6] for row in (plain, int8)] == [
-        ["elastic-xs", "32", "onnx", "fp32", "yes"],
-        ["elastic-xs", "32", "onnx", "int8", "yes"],
+    page = rows(tmp_path / "conversions.md")
+    assert [row[:4] for row in page[:4]] == [
+        ["elastic-xs", "onnx", precision, "yes"] for precision in ("fp32", "fp16", "dynamic", "int8")
     ]
-    assert plain[6:8] == ["1.00000 / 1.00000", "100.0 %"]
+    assert page[0][4:6] == ["1.00000 / 1.00000", "100.0 %"]
     fields = json.loads((tmp_path / "conversions.json").read_text())
-    first, second = fields["cells"]
-    assert first["cosine_min"] > 0.99999
-    assert first["bytes_ratio"] == 1
-    assert 0.9 < second["cosine_min"] < 1
-    assert second["bytes_ratio"] < 0.7
-    assert all(cell["ms"] > 0 and cell["latency_ratio"] > 0 for cell in (first, second))
+    assert fields["networks"]["elastic-xs"]["steps"] == 40
+    assert 0 < fields["networks"]["elastic-xs"]["recall_at_1"] <= 1
+    fp32, fp16, dynamic, int8 = fields["cells"][:4]
+    assert fp32["cosine_min"] > 0.99999
+    assert fp16["cosine_min"] > 0.999
+    assert 0.9 < int8["cosine_min"] < 1
+    assert [cell["bytes_ratio"] < 0.75 for cell in (fp32, fp16, dynamic, int8)] == [False, True, True, True]
+    assert all(cell["ms"] > 0 and cell["latency_ratio"] > 0 for cell in fields["cells"])
 
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").rglob("*.*")}
-    assert run(tmp_path, *arguments).returncode == 0
+    assert run(tmp_path, *SMALL, "--steps", "40").returncode == 0
     assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "work").rglob("*.*")}  # resumed
 
 
-def test_a_failed_cell_is_named_and_the_rest_stands(tmp_path: Path) -> None:
-    arguments = ("--nets", "elastic-xs", "--format", "onnx", "--size", "32")
+def test_a_killed_run_keeps_its_weights_and_rows(tmp_path: Path) -> None:
+    assert run(tmp_path, *SMALL, "--steps", "2").returncode == 0
+    folder = tmp_path / "work" / "32-seed0" / "elastic-xs"
+    weights, kept = (folder / "weights.safetensors").read_bytes(), (folder / "onnx-fp16.json").read_bytes()
+    cosine = json.loads((folder / "onnx-fp32.json").read_text())["cosine_mean"]
+    (folder / "onnx-fp32.json").unlink()
+    assert run(tmp_path, *SMALL, "--steps", "2").returncode == 0
+    assert (folder / "weights.safetensors").read_bytes() == weights
+    assert (folder / "onnx-fp16.json").read_bytes() == kept
+    assert json.loads((folder / "onnx-fp32.json").read_text())["cosine_mean"] == cosine
+
+
+MEASURED: dict[str, Any] = {
+    "cosine_mean": 0.5,
+    "cosine_min": 0.25,
+    "top1_same": 0.125,
+    "recall_at_1": 0.75,
+    "bytes": 1500,
+    "bytes_ratio": 0.5,
+    "ms": 2.0,
+    "latency_ratio": 0.75,
+    "xnnpack_partitions": None,
+}
+
+
+def test_refusals_and_failures_are_named_and_the_rest_stands(tmp_path: Path) -> None:
     cells = tmp_path / "work" / "32-seed0" / "elastic-xs"
     cells.mkdir(parents=True)
-    about = {"net": "elastic-xs", "format": "onnx", "size": 32, "spread": 0.5}
-    measured = {
-        "cosine_mean": 0.5,
-        "cosine_min": 0.25,
-        "top1_same": 0.125,
-        "bytes": 1500,
-        "bytes_ratio": 0.5,
-        "ms": 2.0,
-        "latency_ratio": 0.75,
-        "xnnpack_partitions": None,
+    scan = {"layers": 9, "layers_float": 3, "macs_float": 0.2}
+    kinds: dict[str, dict[str, Any]] = {
+        "fp32": MEASURED,
+        "fp16": MEASURED,
+        "dynamic": {"error": "it broke"},
+        "int8": MEASURED | {"refused": "it is lost"},
+        "corrected": MEASURED,
+        "mixed": MEASURED | scan,
     }
-    (cells / "onnx-fp32.json").write_text(json.dumps(about | {"precision": "fp32"} | measured))
-    (cells / "onnx-int8.json").write_text(json.dumps(about | {"precision": "int8", "error": "it broke"}))
-    done = run(tmp_path, *arguments)
+    for kind, fields in kinds.items():
+        about = {"net": "elastic-xs", "format": "onnx", "precision": kind}
+        (cells / f"onnx-{kind}.json").write_text(json.dumps(about | fields))
+    done = run(tmp_path, *SMALL)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "conversions.md").read_text()
-    assert "1 of 2 cells convert" in page
-    assert "| **no** |" in page
-    assert "| yes | 0.50000 / 0.25000 | 12.5 % | 2 | 0.50 | 2.00 | 0.75 |" in page
-    assert "* elastic-xs, onnx int8: it broke" in page
+    assert "4 of 6 cells convert and keep the space; 1 convert and are refused" in page
+    assert "1 do not convert" in page
+    figures = "| 0.50000 / 0.25000 | 12.5 % | 75.0 % | 2 | 0.50 | 2.00 | 0.75 |"
+    assert f"| elastic-xs | onnx | fp32 | yes {figures}" in page
+    assert f"| elastic-xs | onnx | int8 | **refused** {figures}" in page
+    assert "| mixed: 3 of 9 layers, 20% of MACs in float32 | yes |" in page
+    assert "| elastic-xs | onnx | dynamic | **no** |" in page
+    assert "## Refusals\n\n* elastic-xs, onnx int8: it is lost\n" in page
+    assert "## Failures\n\n* elastic-xs, onnx dynamic: it broke\n" in page
+
+
+def test_rescues_are_tried_where_int8_loses_much() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from conversions_cells import rescues
+    finally:
+        sys.path.pop(0)
+    assert rescues({"cosine_min": 0.999}) == ()
+    assert rescues({"cosine_min": 0.5}) == ("corrected", "mixed")
+    assert rescues({"cosine_min": 0.999, "refused": "lost"}) == ("corrected", "mixed")
+    assert rescues({"error": "it broke"}) == ()  # what does not convert cannot be mended
 
 
 def test_an_unknown_network_names_the_nearest(tmp_path: Path) -> None:

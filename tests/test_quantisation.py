@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from torch.func import functional_call
 from hetero.models.build import build
 from hetero.models.deploy import Deploy
 from hetero.models.elastic import ElasticConfig, Stage
+from hetero.models.foreign import timm_models
+from hetero.models.foreign.scaling import ChannelAffine
 from hetero.models.layers import conv_bn
 from hetero.models.residual import ResidualConfig
 from hetero.models.store import Model
@@ -35,6 +39,7 @@ from hetero.quantisation.corrections import adaptive_rounding, mean_error
 from hetero.quantisation.equalisation import pairs, scales
 from hetero.quantisation.finishing import finish
 from hetero.quantisation.lockstep import Visit, visit_layers
+from hetero.quantisation.lowering import lowered
 from hetero.recipes.resolve import resolve
 from hetero.training.batches import Batch
 from hetero.training.optimizer import FitConfig
@@ -73,6 +78,40 @@ NETWORKS: dict[str, ElasticConfig | ResidualConfig] = {
 }
 
 
+class Gated(nn.Module):
+    """Squeeze and excitation as other libraries word it."""
+
+    def __init__(self, channels: int, activation: nn.Module, gate: nn.Module) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(channels, 8, 1), nn.Conv2d(8, channels, 1)
+        self.activation, self.gate = activation, gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x * self.gate(self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True)))))
+        return y
+
+
+def foreign(activation: type[nn.Module], gate: type[nn.Module], *head: nn.Module) -> nn.Sequential:
+    """A network as other libraries build theirs: an own scaling of pixels, modules for what we spell out."""
+    return nn.Sequential(
+        ChannelAffine((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        *(conv_bn(3, 8, 3, 2), activation()),
+        *(conv_bn(8, 8, 3, groups=8), nn.Identity(), activation()),
+        Gated(8, nn.ReLU(), gate()),
+        *(conv_bn(8, 32, 1), activation(), nn.AdaptiveAvgPool2d(1)),
+        *head,
+    )
+
+
+FOREIGN: dict[str, Callable[[], nn.Module]] = {
+    "hard-swish": lambda: foreign(
+        nn.Hardswish, nn.Hardsigmoid, nn.Conv2d(32, 32, 1), nn.Hardswish(), nn.Flatten()
+    ),
+    "silu": lambda: foreign(nn.SiLU, nn.Sigmoid, nn.Flatten(), nn.Linear(32, 32)),
+    "pooled": lambda: foreign(nn.ReLU6, nn.Sigmoid, nn.Flatten()),
+}
+
+
 def blobs(count: int, seed: int) -> Images:
     """Smooth random colour images uint8 [count, 16, 16, 3]."""
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
@@ -88,8 +127,12 @@ def student(name: str, steps: int = 60) -> Model:
     """A network trained for seconds towards fixed vectors of 64 blobs, so that its embeddings spread."""
     config = NETWORKS[name]
     torch.manual_seed(0)
-    network = build(config).train()
-    deploy = Deploy(network, Preprocessing(size=SIZE))
+    deploy = trained(build(config), steps)
+    return Model(deploy, config, Space("0123456789abcdef", 32))
+
+
+def trained(network: nn.Module, steps: int = 60) -> Deploy:
+    deploy = Deploy(network.train(), Preprocessing(size=SIZE))
     classes, generator = pixels(blobs(64, 1)), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     for _ in range(steps):
@@ -97,7 +140,7 @@ def student(name: str, steps: int = 60) -> Model:
         optimizer.zero_grad()
         (1 - (deploy.embed(noisy) * anchor()).sum(1)).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return Model(deploy.eval(), config, Space("0123456789abcdef", 32))
+    return deploy.eval()
 
 
 def anchor() -> Tensor:
@@ -192,34 +235,35 @@ def test_a_layer_computes_what_a_hand_does() -> None:
     assert isinstance(first, nn.Conv2d)
     assert isinstance(last, nn.Linear)
     assert first.bias is not None
-    bias = first.bias
+    assert last.bias is not None
+    biases = first.bias, last.bias
+
+    def step_of(layer: nn.Conv2d | nn.Linear) -> Tensor:
+        return layer.weight.detach().flatten(1).abs().amax(1, keepdim=True) / 127
 
     def on_grid(layer: nn.Conv2d | nn.Linear) -> Tensor:
-        weight = layer.weight.detach().flatten(1)
-        step = weight.abs().amax(1, keepdim=True) / 127
-        return (weight / step).round() * step
+        return (layer.weight.detach().flatten(1) / step_of(layer)).round() * step_of(layer)
 
-    def rounded(x: Tensor, seen: Tensor) -> Tensor:
+    def grid_of(seen: Tensor) -> tuple[Tensor, Tensor]:
         low, high = seen.min().clamp(max=0), seen.max().clamp(min=0)
         step = (high - low) / 255
-        zero = (-128 - low / step).round()
+        return step, (-128 - low / step).round()
+
+    def rounded(x: Tensor, seen: Tensor) -> Tensor:
+        step, zero = grid_of(seen)
         return ((x / step).round() + zero).clamp(-128, 127).sub(zero) * step
 
-    @torch.no_grad()
-    def by_hand(x: Tensor, integers: bool) -> Tensor:
-        hidden = (x @ on_grid(first).T + bias).relu()
-        if integers:
-            hidden = rounded(hidden, by_hand_hidden)
-        return hidden @ on_grid(last).T + last.bias
-
-    flat = pixels(images).flatten(1)
+    # Without padding, the first layer takes bytes, of which 127.5 stand for 1, and its bias the -1.
+    bytes_ = pixels(images).flatten(1)
     with torch.no_grad():
-        by_hand_hidden = ((flat - 127.5) / 127.5 @ on_grid(first).T + bias).relu()
-        raw_float = by_hand((flat - 127.5) / 127.5, integers=False)
-        entered = (flat - 127).clamp(max=127) * 2 / 255
-        expected = rounded(by_hand(entered, integers=True), raw_float)
-        found = deploy.raw(pixels(images))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        exact_hidden = ((bytes_ / 127.5 - 1) @ on_grid(first).T + biases[0]).relu()
+        exact_raw = exact_hidden @ on_grid(last).T + biases[1]
+        sums = step_of(first)[:, 0] / 127.5
+        bias = ((biases[0] - first.weight.flatten(1).sum(1)) / sums).round() * sums
+        hidden = rounded((bytes_ / 127.5 @ on_grid(first).T + bias).relu(), exact_hidden)
+        sums = step_of(last)[:, 0] * grid_of(exact_hidden)[0]
+        raw = hidden @ on_grid(last).T + (biases[1] / sums).round() * sums
+        torch.testing.assert_close(deploy.raw(pixels(images)), rounded(raw, exact_raw), rtol=0, atol=1e-5)
 
 
 # Structure.
@@ -248,7 +292,7 @@ def test_written_weights_keep_the_simulation(students: dict[str, Model], name: s
     ("network", "message"),
     [
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), nn.Flatten(), nn.Linear(4, 4)), r"GELU \(1\)"),
-        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), "does not end in a linear layer"),
+        (nn.Sequential(nn.ReLU(), nn.Flatten()), "has no convolution or linear layer"),
         (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)), r"BatchNorm2d \(0\)"),
     ],
 )
@@ -319,6 +363,43 @@ def test_the_simulation_agrees_with_the_artefact(
     assert distance.mean() < TOLERANCE
     assert np.median(distance) < 1e-7  # the same integers
     assert from_float.mean() > 10 * TOLERANCE  # what the simulation has to explain
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_simulation_agrees_with_networks_from_elsewhere(
+    name: str, format: Format, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    deploy = trained(FOREIGN[name](), steps=30)
+    simulation = QuantisedDeploy(
+        fold(deploy.network), deploy.preprocessing, SCHEMES[format], blobs(32, 100)
+    ).eval()
+    finished_ = Deploy(simulation.into(deploy.network), deploy.preprocessing).eval()
+    images = blobs(48, 5)
+    real = artefact(finished_, format, tmp_path).run(images)
+    distance = cosine_distance(embedded(simulation, images), real)
+    assert distance.mean() < TOLERANCE
+    assert np.median(distance) < 1e-7
+    assert cosine_distance(embedded(deploy, images), real).mean() > 1e-5  # what there is to explain
+
+
+def test_pooling_to_more_than_one_pixel_is_named() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4))
+    with pytest.raises(ModelError, match=r"AdaptiveAvgPool2d \(1\) to 2"):
+        QuantisedDeploy(fold(network), Preprocessing(size=SIZE), SCHEMES["onnx"], blobs(8, 1))
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: pip install timm")
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "efficientnet_b0", "resnet18"])
+def test_networks_of_timm_are_folded(name: str) -> None:
+    """Their batch norms hold the activation."""
+    network = timm_models.backbone(name, "random", dim=8).network.eval()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        folded = lowered(fold(network), SCHEMES["tflite"])
+        torch.testing.assert_close(folded.graph(x), network(x), rtol=1e-3, atol=1e-5)
+    assert all(norm is not None for name, norm in folded.norms.items() if "bn" in name)
 
 
 # Corrections.

@@ -27,7 +27,10 @@ def prepared(source: Path) -> Any:
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "prepared.onnx"
         preprocess(str(source), str(path))
-        return utils.load_model_with_shape_infer(path)
+        model = utils.load_model_with_shape_infer(path)
+    for node in model.graph.node:  # parts of an inlined function have no names, and quantisers go by names
+        node.name = node.name or f"{node.op_type}_{node.output[0]}"
+    return model
 
 
 def span(model: Any) -> slice:

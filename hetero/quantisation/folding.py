@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hetero.models.foreign.scaling import ChannelAffine
 from hetero.quantisation.operators import Kind, kind
 from hetero_devices.errors import ModelError
 
@@ -31,9 +34,11 @@ def fold(network: nn.Module) -> Folded:
     """A folded copy of `network` in eval mode: the same function up to float rounding.
 
     network: float32 [N, 3, S, S] -> float32 [N, D]. Raises ModelError when it cannot be traced by torch.fx,
-    holds an operator that is not simulated, uses a layer twice, or does not end in a layer.
+    holds an operator that is not simulated, uses a layer twice or has none.
     """
     graph = _traced(network)
+    _drop_idle(graph)
+    _undisguise(graph)
     norms = {str(node.target): _fold_into(node, graph) for node in _layers(graph)}
     graph.graph.lint()
     graph.recompile()
@@ -65,13 +70,13 @@ def unfold(network: nn.Module, weights: dict[str, tuple[Tensor, Tensor | None]],
     with torch.no_grad():
         for name, (weight, bias) in weights.items():
             layer, norm = changed.get_submodule(name), folded.norms[name]
-            layer.get_parameter("weight").copy_(weight)
+            own = _parameter(layer, "bias")
+            _parameter(layer, "weight").copy_(weight)
             if norm is not None:
                 assert bias is not None
                 _pass_through(changed.get_submodule(norm), bias)
                 bias = None
-            if layer.bias is not None:
-                own = layer.get_parameter("bias")
+            if own is not None:
                 own.copy_(torch.zeros_like(own) if bias is None else bias)
     return changed
 
@@ -82,12 +87,63 @@ def _traced(network: nn.Module) -> fx.GraphModule:
         if hasattr(module, "inplace"):
             setattr(module, "inplace", False)  # noqa: B010 - a value may be looked at again after its activation
     try:
-        return fx.symbolic_trace(copied)
+        return fx.GraphModule(copied, _Tracer().trace(copied))
     except Exception as error:  # whatever the network's own code raises on a symbolic input
         raise ModelError(
             f"the network cannot be finished for int8: torch.fx does not trace it "
             f"({str(error).splitlines()[0]})"
         ) from error
+
+
+class _Tracer(fx.Tracer):
+    """Keeps layers whole that are not torch's own; parts timm's batch norms from their activation."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return _disguised(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not isinstance(m, nn.BatchNorm2d) or not {"drop", "act"} <= m._modules.keys():
+            return super().call_module(m, forward, args, kwargs)
+        normalised = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+        return m.get_submodule("act")(m.get_submodule("drop")(normalised))
+
+
+def _drop_idle(graph: fx.GraphModule) -> None:
+    """Remove what does nothing in evaluation mode: it would hide that two operators follow each other."""
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and isinstance(
+            graph.get_submodule(node.target), nn.Identity | nn.Dropout
+        ):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.graph.erase_node(node)
+
+
+def _disguised(module: nn.Module) -> bool:
+    """Whether it computes what a layer of torch does: our scaling of pixels, timm's linear layer."""
+    timms = isinstance(module, nn.Linear) and type(module).__module__ == "timm.layers.linear"
+    return timms or isinstance(module, ChannelAffine)
+
+
+def _undisguise(graph: fx.GraphModule) -> None:
+    """Put the layers of torch in their places, under the same names."""
+    for name, module in list(graph.named_modules()):
+        if not _disguised(module):
+            continue
+        biased = module.bias is not None
+        plain = (
+            nn.Linear(module.in_features, module.out_features, biased)
+            if isinstance(module, nn.Linear)
+            else nn.Conv2d(3, 3, 1)
+        )
+        plain.load_state_dict(module.state_dict())
+        graph.set_submodule(name, plain)
+
+
+def _parameter(layer: nn.Module, name: str) -> Any:
+    """Weight or bias: a parameter, a buffer where the network fixes it, or None."""
+    return getattr(layer, name)
 
 
 def _layers(graph: fx.GraphModule) -> list[fx.Node]:
@@ -126,17 +182,14 @@ def _move_offset(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) ->
 
 
 def _check(graph: fx.GraphModule) -> None:
-    nodes = list(graph.graph.nodes)
-    kinds = [kind(node, graph) for node in nodes]
+    kinds = [kind(node, graph) for node in graph.graph.nodes]
     twice = [
         name for name, calls in Counter(str(node.target) for node in _layers(graph)).items() if calls > 1
     ]
     if twice:
         raise ModelError(f"the network cannot be finished for int8: the layer {twice[0]} is used twice")
-    if kinds[-2] is not Kind.LAYER:
-        raise ModelError(
-            "the network cannot be finished for int8: it does not end in a linear layer or convolution"
-        )
+    if Kind.LAYER not in kinds:
+        raise ModelError("the network cannot be finished for int8: it has no convolution or linear layer")
 
 
 def _pass_through(norm: nn.Module, bias: Tensor) -> None:

@@ -33,7 +33,7 @@ def visit_layers(deploy: QuantisedDeploy, pixels: Tensor, visitor: Callable[[Vis
     pixels: float32 [K, 3, S, S], 0..255; all activations of a layer are held at once.
     """
     normalised = (pixels - deploy.preprocessing.offset) * (1 / deploy.preprocessing.scale)
-    quantised = deploy.scheme.pixels(pixels, deploy.preprocessing)
+    quantised = deploy.entering(pixels)
     _Lockstep(deploy, visitor).run(_Pair(normalised, quantised))
     deploy.calibrate()
 

@@ -21,6 +21,7 @@ class Kind(Enum):
     LAYER = "has weights; its output is rounded"
     CLIPPING = "an activation that only narrows a range, so it fuses into the operator before it"
     ROUNDED = "computes without weights; its output is rounded"
+    ISLAND = "has no integer form in ONNX Runtime: rounded there only for an integer operator that takes it"
     MOVING = "moves or selects values: nothing to round"
 
 
@@ -30,6 +31,11 @@ _MODULES: dict[type[nn.Module], Kind] = {
     nn.ReLU: Kind.CLIPPING,
     nn.ReLU6: Kind.CLIPPING,
     nn.LeakyReLU: Kind.ROUNDED,
+    nn.Hardswish: Kind.ISLAND,
+    nn.Hardsigmoid: Kind.ISLAND,
+    nn.Sigmoid: Kind.ROUNDED,
+    nn.SiLU: Kind.ROUNDED,
+    nn.AdaptiveAvgPool2d: Kind.ISLAND,
     nn.Identity: Kind.MOVING,
     nn.Dropout: Kind.MOVING,
     nn.Flatten: Kind.MOVING,
@@ -46,18 +52,24 @@ _FUNCTIONS: dict[Callable[..., Any], Kind] = {
     operator.mul: Kind.ROUNDED,
     operator.imul: Kind.ROUNDED,
     torch.mul: Kind.ROUNDED,
-    torch.mean: Kind.ROUNDED,
+    F.hardswish: Kind.ISLAND,
+    F.hardsigmoid: Kind.ISLAND,
+    F.sigmoid: Kind.ROUNDED,
+    torch.sigmoid: Kind.ROUNDED,
+    F.silu: Kind.ROUNDED,
+    torch.mean: Kind.ISLAND,
     torch.flatten: Kind.MOVING,
 }
 _METHODS = {
     "relu": Kind.CLIPPING,
     "add": Kind.ROUNDED,
     "mul": Kind.ROUNDED,
-    "mean": Kind.ROUNDED,
+    "sigmoid": Kind.ROUNDED,
+    "mean": Kind.ISLAND,
     "flatten": Kind.MOVING,
     "contiguous": Kind.MOVING,
 }
-_HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.MaxPool2d)
+_HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
 _HOMOGENEOUS_CALLS = {F.relu, torch.relu, F.leaky_relu, torch.mean, "relu", "mean"}
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add"}
 
@@ -77,8 +89,8 @@ def kind(node: fx.Node, graph: fx.GraphModule) -> Kind:
     if found is None:
         raise ModelError(
             f"{name(node, graph)} cannot be finished for int8: it is not simulated; word it by convolutions, "
-            "linear layers, ReLU, ReLU6, LeakyReLU, sums, products and means (see hetero.models.layers), "
-            "or export without student.quantised"
+            "linear layers, ReLU, ReLU6, LeakyReLU, hard-swish, SiLU, (hard) sigmoids, sums, products and "
+            "means (see hetero.models.layers), or export without student.quantised"
         )
     return found
 

@@ -25,7 +25,8 @@ class Scheme:
     weight_max: largest integer of a weight, the smallest is its negative; lowest: smallest integer of an
     activation; folds_offsets: a constant added to a layer's output becomes part of its bias, and the bias
     of a linear layer before another one part of the latter's; integer_front: pixels are normalised in
-    integers (else in float).
+    integers (else in float); float_islands: operators without an integer form, and all after the last layer,
+    compute in float (else everything is rounded).
     """
 
     format: Format
@@ -33,6 +34,7 @@ class Scheme:
     lowest: int
     folds_offsets: bool
     integer_front: bool
+    float_islands: bool
 
     @property
     def highest(self) -> int:
@@ -97,6 +99,10 @@ class Scheme:
 
 
 SCHEMES: dict[Format, Scheme] = {
-    "onnx": Scheme("onnx", weight_max=64, lowest=0, folds_offsets=False, integer_front=False),
-    "tflite": Scheme("tflite", weight_max=127, lowest=-128, folds_offsets=True, integer_front=True),
+    "onnx": Scheme(
+        "onnx", weight_max=64, lowest=0, folds_offsets=False, integer_front=False, float_islands=True
+    ),
+    "tflite": Scheme(
+        "tflite", weight_max=127, lowest=-128, folds_offsets=True, integer_front=True, float_islands=False
+    ),
 }

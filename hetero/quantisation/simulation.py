@@ -15,12 +15,14 @@ from torch.func import functional_call
 from hetero.models.deploy import Deploy
 from hetero.models.encoder import check_images
 from hetero.quantisation.folding import Folded, unfold, with_moved_offsets
+from hetero.quantisation.lowering import is_sigmoid, lowered
 from hetero.quantisation.operators import Kind, adds_constant, kind
 from hetero.quantisation.scheme import Scheme
 from hetero_devices.space import Preprocessing
 
 Images = npt.NDArray[np.uint8]
 _BLOCK = 32
+_SIGMOID = (0.0, 255 / 256)  # the range LiteRT prescribes for LOGISTIC
 
 
 class QuantisedLayer(nn.Module):
@@ -31,10 +33,15 @@ class QuantisedLayer(nn.Module):
 
     measuring: bool
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, scheme: Scheme, source: Rounding | float) -> None:
-        """source: what rounded the input, or the step of its grid."""
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, scheme: Scheme, source: Rounding | float, black: float = 0
+    ) -> None:
+        """source: what rounded the input, or the step of its grid.
+
+        black: the input that a zero byte stands for, where the layer takes bytes and its bias the rest.
+        """
         super().__init__()
-        self.layer, self.scheme, self.measuring = layer, scheme, False
+        self.layer, self.scheme, self.black, self.measuring = layer, scheme, black, False
         self._source = (source,)  # in a tuple: it is a part of the network, not of this layer
 
     @property
@@ -46,10 +53,13 @@ class QuantisedLayer(nn.Module):
     def bias(self) -> Tensor | None:
         """The bias on the grid of 32-bit sums, whose step is the input's times the weight's: float32 [O]."""
         bias, source = self.layer.bias, self._source[0]
-        if bias is None or self.measuring:
+        if self.measuring or (bias is None and not self.black):
             return bias
         step = source.step if isinstance(source, Rounding) else source
-        return self.scheme.quantised_bias(bias, step * self.scheme.weight_scale(self.layer.weight))
+        moved = self.black * self.layer.weight.flatten(1).sum(1)
+        steps = step * self.scheme.weight_scale(self.layer.weight)
+        exact = moved if bias is None else bias + moved
+        return self.scheme.quantised_bias(exact, steps) - self.black * self.weight.flatten(1).sum(1)
 
     def forward(self, x: Tensor) -> Tensor:
         parameters = {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
@@ -83,6 +93,19 @@ class Rounding(nn.Module):
         return x
 
 
+class FixedRounding(Rounding):
+    """Rounds to a grid that an operator prescribes, whatever the range."""
+
+    def __init__(self, scheme: Scheme, low: float, high: float) -> None:
+        super().__init__(scheme)
+        self._ends = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        for end, value in zip((self.low, self.high), self._ends, strict=True):
+            end.fill_(value)  # calibration empties ranges before it measures them
+        return x if self.measuring else self.scheme.quantised(x, self.low, self.high)
+
+
 class QuantisedDeploy(Deploy):
     """A `Deploy` with the arithmetic of the int8 artefact; gradients pass straight through the rounding.
 
@@ -103,9 +126,12 @@ class QuantisedDeploy(Deploy):
     ) -> None:
         """calibration: uint8 [K, S, S, 3], the images the exporter will calibrate on. Raises DataError."""
         check_images(calibration, preprocessing.size)
-        folded = with_moved_offsets(folded) if scheme.folds_offsets else folded
-        super().__init__(_quantised(folded.graph, scheme, scheme.pixel_step(preprocessing)), preprocessing)
-        self.folded, self.scheme, self.refresh = folded, scheme, refresh
+        folded = lowered(with_moved_offsets(folded) if scheme.folds_offsets else folded, scheme)
+        merged = scheme.integer_front and _takes_bare_pixels(folded.graph)
+        black = -preprocessing.offset / preprocessing.scale if merged else 0
+        step = scheme.pixel_step(preprocessing)
+        super().__init__(_quantised(folded.graph, scheme, step, black), preprocessing)
+        self.folded, self.scheme, self.refresh, self._merged = folded, scheme, refresh, merged
         self.calibration = torch.from_numpy(np.array(calibration)).permute(0, 3, 1, 2)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.calibrate()
@@ -116,8 +142,18 @@ class QuantisedDeploy(Deploy):
             if int(self.steps) % self.refresh == 0:
                 self.calibrate()
             self.steps += 1
-        output: Tensor = self.network(self.scheme.pixels(pixels, self.preprocessing)).float()
+        output: Tensor = self.network(self.entering(pixels)).float()
         return output
+
+    def entering(self, pixels: Tensor) -> Tensor:
+        """float32 0..255 of any shape -> normalised, as they reach the first layer of the artefact.
+
+        LiteRT's converter merges the normalisation into a first layer without padding, which then takes the
+        bytes as they are.
+        """
+        if self._merged:
+            return (pixels - self.preprocessing.offset) * (1 / self.preprocessing.scale)
+        return self.scheme.pixels(pixels, self.preprocessing)
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -158,24 +194,58 @@ def _set_measuring(parts: Sequence[Rounding | QuantisedLayer], measuring: bool) 
         part.measuring = measuring
 
 
-def _quantised(folded: fx.GraphModule, scheme: Scheme, pixel_step: float) -> fx.GraphModule:
-    """A copy with quantised layers, and a rounding after each value the artefact rounds."""
+def _quantised(folded: fx.GraphModule, scheme: Scheme, pixel_step: float, black: float) -> fx.GraphModule:
+    """A copy with quantised layers, and a rounding after each value the artefact rounds.
+
+    black: what a zero byte stands for, where the first layer takes bytes; else 0.
+    """
     graph = copy.deepcopy(folded)
-    for node in list(graph.graph.nodes):
-        if kind(node, graph) is Kind.LAYER:
-            rounds = not _fuses(node, graph) and not (scheme.folds_offsets and _offset_follows(node))
-        else:
-            rounds = kind(node, graph) in (Kind.ROUNDED, Kind.CLIPPING) and not _fuses(node, graph)
-        if rounds:
-            _round_after(node, graph, scheme)
+    nodes = list(graph.graph.nodes)
+    last = max(index for index, node in enumerate(nodes) if kind(node, graph) is Kind.LAYER)
+    tail = set(nodes[last + 1 :]) if scheme.float_islands else set()
+    for node in [node for node in nodes if _rounds(node, graph, scheme, tail)]:
+        _round_after(node, graph, scheme)
     for node in list(graph.graph.nodes):
         layer = graph.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            source = _source(node, graph) or pixel_step
-            graph.set_submodule(node.target, QuantisedLayer(layer, scheme, source))
+            source = _source(node, graph)
+            made = QuantisedLayer(layer, scheme, source or pixel_step, 0 if source else black)
+            graph.set_submodule(node.target, made)
     graph.graph.lint()
     graph.recompile()
     return graph
+
+
+def _rounds(node: fx.Node, graph: fx.GraphModule, scheme: Scheme, tail: set[fx.Node]) -> bool:
+    """Whether the artefact rounds what the node computes. tail: nodes that it computes in float."""
+    if node in tail:
+        return False
+    match kind(node, graph):
+        case Kind.LAYER:
+            return not _fuses(node, graph, tail) and not (scheme.folds_offsets and _offset_follows(node))
+        case Kind.ROUNDED | Kind.CLIPPING:
+            return not _fuses(node, graph, tail)
+        case Kind.ISLAND if scheme.float_islands:
+            return _enters_integers(node, graph, tail)
+        case Kind.ISLAND:
+            return not _fuses(node, graph, tail)
+    return False
+
+
+def _enters_integers(node: fx.Node, graph: fx.GraphModule, tail: set[fx.Node]) -> bool:
+    """Whether an operator that computes in integers takes the value, perhaps moved."""
+    kinds = [(user, kind(user, graph)) for user in set(node.users) - tail]
+    return any(
+        found in (Kind.LAYER, Kind.ROUNDED) or (found is Kind.MOVING and _enters_integers(user, graph, tail))
+        for user, found in kinds
+    )
+
+
+def _takes_bare_pixels(graph: fx.GraphModule) -> bool:
+    """Whether only a convolution without padding takes the input."""
+    users = [user for node in graph.graph.nodes if node.op == "placeholder" for user in node.users]
+    layers = [graph.get_submodule(str(user.target)) for user in users if user.op == "call_module"]
+    return len(users) == 1 and all(isinstance(m, nn.Conv2d) and m.padding == (0, 0) for m in layers)
 
 
 def _source(node: fx.Node, graph: fx.GraphModule) -> Rounding | None:
@@ -188,9 +258,10 @@ def _source(node: fx.Node, graph: fx.GraphModule) -> Rounding | None:
     return None
 
 
-def _fuses(node: fx.Node, graph: fx.GraphModule) -> bool:
+def _fuses(node: fx.Node, graph: fx.GraphModule, tail: set[fx.Node]) -> bool:
     """Whether the only thing done with the value is to clip it, which converters fuse."""
-    return len(node.users) == 1 and kind(next(iter(node.users)), graph) is Kind.CLIPPING
+    (user, *others) = node.users
+    return not others and user not in tail and kind(user, graph) is Kind.CLIPPING
 
 
 def _offset_follows(node: fx.Node) -> bool:
@@ -199,7 +270,8 @@ def _offset_follows(node: fx.Node) -> bool:
 
 def _round_after(node: fx.Node, graph: fx.GraphModule, scheme: Scheme) -> None:
     name = f"rounding_{node.name}"
-    graph.add_submodule(name, Rounding(scheme))
+    fixed = is_sigmoid(node, graph) and not scheme.float_islands
+    graph.add_submodule(name, FixedRounding(scheme, *_SIGMOID) if fixed else Rounding(scheme))
     with graph.graph.inserting_after(node):
         rounding = graph.graph.call_module(name, (node,))
     node.replace_all_uses_with(rounding)
