@@ -77,6 +77,7 @@ def show(name: str) -> None:
 def add(name: str, settings: tuple[str, ...], like: str, title: str | None) -> None:
     """Keep a device of your own: another one's profile with KEY=VALUE settings of its connection.
 
+    Values are TOML, or text where they are none: a serial of digits alone needs its quotes, serial='"123"'.
     Nothing is contacted; `hetero devices probe NAME` does that.
 
     \b
