@@ -140,6 +140,7 @@ def _fit(model: Model, net: Net, lessons: ImageSet, seed: int) -> tuple[Deploy, 
     with TemporaryDirectory() as folder:
         deploy = Fit(model.deploy.requires_grad_(), objective, config, Path(folder), seed).run(batches)
         last = json.loads((Path(folder) / METRICS).read_text().splitlines()[-1])
+    deploy.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as when loaded
     return deploy.requires_grad_(False), float(last["0_margin_softmax"])
 
 

@@ -133,3 +133,31 @@ def test_leaky_relu_networks_convert_on_both_formats(name: str, tmp_path: Path) 
     for file in bundle.manifest.models:
         found = runtimes.load(bundle.path(file)).run(images)
         assert (found * expected).sum(1).min() > (0.9999 if file.precision == "fp32" else 0.95), file.file
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_padded_pooling_is_quantised_and_delegated(channels_last: bool, tmp_path: Path) -> None:
+    """As ResNet and ShuffleNetV2 begin; the converter pads by minus infinity."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+        *(nn.Conv2d(8, 16, 1, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+    if channels_last:  # as training leaves a network
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = adopt(network, torch.zeros(2, 3, SIZE, SIZE))
+    images = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), dtype=np.uint8)
+    bundle = write_bundle(
+        model,
+        tmp_path / "b",
+        name="pooled",
+        calibration=Calibration(images),
+        golden=images[:4],
+        source={},
+        formats=("tflite",),
+    )
+    expected = model.encoder.encode(images)
+    for file in bundle.manifest.models:
+        session = runtimes.load(bundle.path(file))
+        assert session.details["xnnpack_partitions"] == 1
+        assert (session.run(images) * expected).sum(1).min() > (0.9999 if file.precision == "fp32" else 0.99)

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from hetero.models.deploy import Deploy
 from hetero_devices.errors import HeteroError, ModelError
 from hetero_devices.runtimes.base import one_line
@@ -32,5 +34,10 @@ def _root(error: BaseException) -> Exception:
 
 
 def exportable(deploy: Deploy) -> Deploy:
-    """A copy on the CPU, in evaluation mode and without gradients; the caller's module is not touched."""
-    return copy.deepcopy(deploy).cpu().eval().requires_grad_(False)
+    """A copy on the CPU, in evaluation mode and without gradients; the caller's module is not touched.
+
+    Contiguous: from channels-last weights, as training leaves them, the LiteRT converter makes a padded
+    max-pooling that computes something else.
+    """
+    copied = copy.deepcopy(deploy).cpu().eval().requires_grad_(False)
+    return copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]

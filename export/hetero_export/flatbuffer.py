@@ -130,6 +130,27 @@ def _macs(model: Any, operator: Any) -> int:
     return outputs * int(np.prod(weights[1:3] if depthwise else weights[1:]))
 
 
+def zero_padded_pools(content: bytes) -> bytes:
+    """The model with minus infinity around maps of no negative value replaced by zero.
+
+    So the converter words a padded max-pooling, and no 8-bit grid holds minus infinity, nor does XNNPACK
+    take it. After a ReLU zero gives the same maximum, since every window holds a value of the map.
+    """
+    model = _parse(content)
+    graph = model.subgraphs[0]
+    makers = {index: operator for operator in graph.operators for index in operator.outputs}
+    found = [
+        operator
+        for operator in graph.operators
+        if _type(model, operator) == "PADV2"
+        and np.isneginf(_constant(model, operator.inputs[2])).tolist() == [True]
+        and _is_rectified(model, makers.get(operator.inputs[0]))
+    ]
+    for operator in found:
+        _pad_by_zero(model, operator)
+    return _pack(model) if found else content
+
+
 def without_unit_norm(content: bytes) -> bytes:
     """The model with what enters its unit norm as its output; ModelError where there is no unit norm."""
     model = _parse(content)
@@ -152,6 +173,34 @@ def output_quantisation(content: bytes) -> dict[str, Any]:
     parameters = graph.tensors[graph.outputs[0]].quantization
     scale, zero_point = float(parameters.scale[0]), int(parameters.zeroPoint[0])
     return {"scale": scale, "zero_point": zero_point, "unit_norm": "divide q - zero_point by its length"}
+
+
+def _is_rectified(model: Any, operator: Any) -> bool:
+    """Whether the operator's output is that of a ReLU, its own or a fused one."""
+    if operator is None:
+        return False
+    schema = require("ai_edge_litert.schema_py_generated", "export").ActivationFunctionType
+    fused = getattr(operator.builtinOptions, "fusedActivationFunction", schema.NONE)
+    return _type(model, operator) in ("RELU", "RELU6") or fused in (schema.RELU, schema.RELU6)
+
+
+def _pad_by_zero(model: Any, operator: Any) -> None:
+    """PADV2 with a constant -> PAD, which pads by zero."""
+    schema = require("ai_edge_litert.schema_py_generated", "export")
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.PAD
+    code.version = 1
+    model.operatorCodes.append(code)
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.inputs = operator.inputs[:2]
+    operator.builtinOptionsType = schema.BuiltinOptions.PadOptions
+    operator.builtinOptions = schema.PadOptionsT()
+
+
+def _constant(model: Any, index: int) -> Any:
+    """A float32 tensor's stored values; empty where it is computed."""
+    data = model.buffers[model.subgraphs[0].tensors[index].buffer].data
+    return np.frombuffer(bytes(data if data is not None else b""), np.float32)
 
 
 def _type(model: Any, operator: Any) -> str:

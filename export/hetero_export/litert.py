@@ -35,7 +35,8 @@ def export_litert(deploy: Deploy, path: Path, metadata: Mapping[str, str]) -> No
     Raises ModelError when the network does not convert.
     """
     with converting("LiteRT"):
-        content = flatbuffer.rename_by_module(_convert(exportable(deploy)))
+        content = flatbuffer.zero_padded_pools(_convert(exportable(deploy)))
+        content = flatbuffer.rename_by_module(content)
         content = flatbuffer.with_metadata(content, metadata)
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)
