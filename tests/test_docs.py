@@ -110,6 +110,7 @@ PARTS_WITH_FIGURES = (
     ("docs/quantisation.md", "## What it brings"),
     ("docs/devices.md", "## What it looked like"),
     ("docs/devices-latency.md", "## How good it is"),
+    ("docs/devices-emulated.md", "### What it proves"),
 )
 
 

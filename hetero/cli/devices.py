@@ -233,8 +233,8 @@ def table(
 ) -> None:
     """Measure the blocks of the elastic family on a device, so that a search can price any candidate.
 
-    The blocks of the presets and of seeded random candidates; others are interpolated. Takes about half an
-    hour on a quiet machine; measurements stay in OUTPUT-work, so the same command continues after a kill.
+    The blocks of the presets and of seeded random candidates; others are interpolated. Every block is
+    exported and measured, which takes a while; both stay in OUTPUT-work, so the same command continues.
 
     \b
     Example:
