@@ -102,6 +102,16 @@ def test_latency_is_repeated_and_nothing_else(tiny_bundle: Path) -> None:
     assert found.placement is not None
 
 
+def test_a_bundle_is_measured_on_chosen_processors(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    (onnx, *_) = bundle.manifest.models
+    here = min(os.sched_getaffinity(0))
+    found = profile_bundle(HostDevice(), bundle, models=[onnx], stopping=QUICK, cpus=(here,))[onnx.file]
+    assert found.cpu.cores == 1
+    with pytest.raises(DeviceError, match="no processors"):
+        profile_bundle(HostDevice(), bundle, models=[onnx], stopping=QUICK, cpus=(4096,))
+
+
 def test_without_latency_there_is_nothing_to_repeat(tiny_onnx: Any, tmp_path: Path, net: Any) -> None:
     np.save(tmp_path / "images.npy", net.images(2))
     job = Job(model=str(tiny_onnx()), images=str(tmp_path / "images.npy"), tasks=("placement",))

@@ -19,11 +19,13 @@ def profile_bundle(
     models: Iterable[ModelFile] | None = None,
     tasks: tuple[Task, ...] = ("latency", "memory", "placement"),
     repeats: int = 1,
+    cpus: tuple[int, ...] = (),
 ) -> dict[str, Profile]:
     """File name -> what `tasks` measure on the golden images; every model runs in processes of its own.
 
     models: those to measure, by default all. repeats: in how many processes latency is measured; the other
-    tasks are done once. Raises MissingExtra or DeviceError as `Device.run`.
+    tasks are done once. cpus: processors to pin to, none for the system's choice. Raises MissingExtra or
+    DeviceError as `Device.run`.
     """
     images = bundle.path(bundle.manifest.golden.images)
     return {
@@ -34,6 +36,7 @@ def profile_bundle(
                 images=str(images),
                 tasks=tasks,
                 threads=threads,
+                cpus=cpus,
                 stopping=stopping or Stopping(),
             ),
             repeats,

@@ -195,6 +195,7 @@ class MeasureConfig(Config):
     min_samples: int = Field(default=200, ge=1)
     min_seconds: float = Field(default=1.0, ge=0)
     max_seconds: float = Field(default=30.0, gt=0)
+    cpus: tuple[int, ...] = Field(default=(), description="processors to pin to; empty: the system's choice")
     repeats: int = Field(default=1, ge=1, description="processes that measure latency; the median is kept")
 
 

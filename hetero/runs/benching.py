@@ -151,6 +151,7 @@ class _Job:
             models=models,
             tasks=EVERYTHING,
             repeats=self.measuring.repeats,
+            cpus=self.measuring.cpus,
         )
         return tuple(
             DeviceRun(artefact=model.file, device=device.name, profile=profiles[model.file])

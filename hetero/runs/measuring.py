@@ -32,6 +32,7 @@ def measure(
         models=models,
         tasks=tasks,
         repeats=config.repeats,
+        cpus=config.cpus,
     )
     found = [(model, profiles[model.file]) for model in models]
     latency = (latency_row(model, device.name, profile) for model, profile in found)
