@@ -380,7 +380,9 @@ def test_the_simulation_agrees_with_networks_from_elsewhere(
     real = artefact(finished_, format, tmp_path).run(images)
     distance = cosine_distance(embedded(simulation, images), real)
     assert distance.mean() < TOLERANCE
-    assert np.median(distance) < 1e-7
+    # LiteRT's own HARD_SWISH computes in 16-bit fixed point: now and then one integer step away.
+    same_integers = (name, format) != ("hard-swish", "tflite")
+    assert np.median(distance) < (1e-7 if same_integers else TOLERANCE)
     assert cosine_distance(embedded(deploy, images), real).mean() > 1e-5  # what there is to explain
 
 
