@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import results
-import search
+import search_bench as search
 import sharing
 from hetero.models.encoder import RuntimeEncoder, embed
 from hetero.progress import track
@@ -32,6 +32,7 @@ from hetero.runs import Run
 from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Embeddings
 from hetero_export.loop import export_run
+from search_budgets import RATIOS
 
 STEPS = {"default": {"omniglot": 6000, "caltech101": 3000}, "full": {"omniglot": 120000, "caltech101": 60000}}
 STEPS["trial"] = {"omniglot": 4, "caltech101": 4}
@@ -167,7 +168,7 @@ def main() -> None:
     page, found = _INTRODUCTION, dict[str, Any]()
     for data in options.data:
         bench = Bench(data, options)
-        rows = [row for ratio in track(search.RATIOS, data) for row in bench.rows(ratio)]
+        rows = [row for ratio in track(RATIOS, data) for row in bench.rows(ratio)]
         page += section(bench, rows)
         found[data] = [asdict(row) for row in rows]
     stamp = results.stamp(

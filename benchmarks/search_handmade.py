@@ -1,4 +1,4 @@
-"""Networks made by hand for the budgets of `search.py`: MobileNetV2, MobileNetV3 and the presets, scaled.
+"""Networks made by hand for the budgets of `search.py`: MobileNets, ShuffleNetV2 and the presets, scaled.
 
 Their blocks at the size of these images: three resolutions, strides where the images still have pixels. The
 width multiplier is the largest whose network is within the budget.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hetero.models.build import build
-from hetero.models.cost import cost
+from hetero.models.build import Family
 from hetero.models.elastic import ElasticConfig, Stage
+from hetero.models.shuffle import ShuffleConfig, ShuffleStage
+from hetero.search.cost import Pricing
 from hetero_devices.errors import RecipeError
 
 _SCALES = [round(0.05 * i, 2) for i in range(2, 61)]
@@ -42,20 +43,35 @@ def plain(width: float, dim: int) -> ElasticConfig:
     return ElasticConfig(width=width, head=_head(192, width), dim=dim)
 
 
-HANDMADE: dict[str, Callable[[float, int], ElasticConfig]] = {
+def shufflenet_v2(width: float, dim: int) -> ShuffleConfig:
+    """Ma et al., ECCV 2018: 3x3 kernels, half of the channels pass by, the doubling of widths by stage."""
+    stages = (
+        ShuffleStage(width=32, operators=("shuffle3",) * 2, stride=1),
+        ShuffleStage(width=64, operators=("shuffle3",) * 4),
+        ShuffleStage(width=128, operators=("shuffle3",) * 4),
+    )
+    return ShuffleConfig(stem=16, stages=stages, head=_head(192, width), width=width, dim=dim)
+
+
+PRESET = "elastic preset"
+
+Make = Callable[[float, int], Family]
+
+HANDMADE: dict[str, Make] = {
     "MobileNetV2": mobilenet_v2,
     "MobileNetV3": mobilenet_v3,
-    "elastic preset": plain,
+    "ShuffleNetV2": shufflenet_v2,
+    PRESET: plain,
 }
 
 
-def within(make: Callable[[float, int], ElasticConfig], macs: float, size: int, dim: int) -> ElasticConfig:
+def within(make: Make, pricing: Pricing, dim: int) -> Family:
     """The widest of its kind within the budget; RecipeError when even the narrowest is too dear."""
     fitting = [
-        config for config in (make(scale, dim) for scale in _SCALES) if cost(build(config), size).macs <= macs
+        config for config in (make(scale, dim) for scale in _SCALES) if pricing.fits(pricing.of(config))
     ]
     if not fitting:
-        raise RecipeError(f"no width of {make.__name__} has at most {macs:.0f} multiply-accumulates")
+        raise RecipeError(f"no width of {make.__name__} is within the budget")
     return fitting[-1]
 
 

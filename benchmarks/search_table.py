@@ -14,12 +14,15 @@ from hetero.report import wording
 from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
 from hetero_devices.files import atomic_file
+from search_budgets import Budget
+from search_cost import Cost
 
 METRICS = (RECALL_AT_1, MAP)
 SIDES = ("asymmetric", "symmetric")
 SCORES = ("R1", "R2", "R3", "agreement", "macs")
 
-Rows = Mapping[tuple[str, int], Sequence["Cell | None"]]
+Rows = Mapping[tuple[str, Budget], Sequence["Cell | None"]]
+"""(how the architecture came about, its budget) -> a cell a seed, None where there is no such network."""
 Ranking = Sequence[Mapping[str, float]]
 
 
@@ -48,33 +51,77 @@ def load(path: Path) -> Cell:
         return Cell(int(stored["macs"]), *sides)
 
 
+@dataclass(frozen=True)
+class Part:
+    """One data set: cells by row, those of int8 files, and by seed the paragon, the ranking and the cost."""
+
+    rows: Rows
+    exported: Rows
+    paragons: Sequence[Cell]
+    ranked: Sequence[Ranking]
+    costs: Sequence[Cost]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": [self._fields(how, budget, cells) for (how, budget), cells in self.rows.items()],
+            "ranking": self.ranked,
+            "cost": [asdict(cost) for cost in self.costs],
+        }
+
+    def _fields(self, how: str, budget: Budget, cells: Sequence[Cell | None]) -> dict[str, Any]:
+        about = {"how": how, "budget": budget.label, "timed": budget.timed}
+        if (there := _all(cells)) is None:
+            return about | {"macs": None}
+        int8 = _all(self.exported.get((how, budget), [None]))
+        return about | {
+            "macs": [cell.macs for cell in there],
+            "asymmetric": asdict(_score(there, "asymmetric", RECALL_AT_1)),
+            "symmetric": asdict(_score(there, "symmetric", RECALL_AT_1)),
+            "loss": asdict(_difference(there, self.paragons)),
+            "int8": asdict(_score(int8, "asymmetric", RECALL_AT_1)) if int8 else None,
+        }
+
+
 _HEAD = (
-    "| fewer MACs than the anchor | architecture | MACs | asymmetric R@1 | asymmetric mAP | symmetric R@1 "
-    "| R@1 over the paragon, points |\n|---|---|---|---|---|---|---|"
+    "| budget, less than the anchor | architecture | MACs | asymmetric R@1 | asymmetric mAP | symmetric R@1 "
+    "| R@1 over the paragon, points | asymmetric R@1, int8 file |\n|---|---|---|---|---|---|---|---|"
 )
 
 
-def section(data: str, rows: Rows, paragons: Sequence[Cell], ranked: Sequence[Ranking]) -> str:
-    """One data set: the paragon, every budget, and how well supernet scores rank."""
-    lines = [_HEAD, _line("1×", "paragon", list(paragons), None)]
-    for (how, ratio), cells in rows.items():
-        there = [cell for cell in cells if cell is not None]
-        if len(there) < len(cells):
-            lines.append(f"| {ratio}× | {how} | none so small | – | – | – | – |")
+def section(data: str, part: Part) -> str:
+    """One data set: the paragon, every budget, how well supernet scores rank, and what the search costs."""
+    lines = [_HEAD, _line("1×", "paragon", part.paragons, None, None)]
+    for (how, budget), cells in part.rows.items():
+        if (there := _all(cells)) is None:
+            lines.append(f"| {budget.label} | {how} | none so small, or no price | – | – | – | – | – |")
         else:
-            lines.append(_line(f"{ratio}×", how, there, paragons))
-    return "\n".join([f"\n## {data}\n", *lines, "", *_ranking(ranked)]) + "\n"
+            int8 = _all(part.exported.get((how, budget), [None]))
+            lines.append(_line(budget.label, how, there, part.paragons, int8))
+    return "\n".join([f"\n## {data}\n", *lines, "", *_ranking(part.ranked), "", *_costs(part.costs)]) + "\n"
 
 
-def _line(ratio: str, how: str, cells: Sequence[Cell], paragons: Sequence[Cell] | None) -> str:
+def _all(cells: Sequence[Cell | None]) -> list[Cell] | None:
+    """The cells, if every seed has one."""
+    there = [cell for cell in cells if cell is not None]
+    return there if len(there) == len(cells) else None
+
+
+def _line(
+    budget: str,
+    how: str,
+    cells: Sequence[Cell],
+    paragons: Sequence[Cell] | None,
+    int8: Sequence[Cell] | None,
+) -> str:
     macs = wording.count(round(float(np.mean([cell.macs for cell in cells]))))
     loss = _points(_difference(cells, paragons)) if paragons else "–"
+    file = _percent(_score(int8, "asymmetric", RECALL_AT_1)) if int8 else "–"
     scores = (
         _score(cells, "asymmetric", RECALL_AT_1),
         _score(cells, "asymmetric", MAP),
         _score(cells, "symmetric", RECALL_AT_1),
     )
-    return f"| {ratio} | {how} | {macs} | {' | '.join(map(_percent, scores))} | {loss} |"
+    return f"| {budget} | {how} | {macs} | {' | '.join(map(_percent, scores))} | {loss} | {file} |"
 
 
 def _score(cells: Sequence[Cell], side: str, metric: str) -> Estimate:
@@ -104,31 +151,27 @@ def _ranking(ranked: Sequence[Ranking]) -> list[str]:
     return lines
 
 
+def _costs(costs: Sequence[Cost]) -> list[str]:
+    """One search in trainings of one student, by seed."""
+    lines = [
+        "What a search costs, one thread, against training the student that R3 found for the largest budget; "
+        "by seed:",
+        "",
+        "| supernet, s | scoring a candidate, s | candidates | candidates/s per core | student, s "
+        "| search in trainings of the student |",
+        "|---|---|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {c.supernet:.0f} | {c.candidate:.2f} | {c.candidates} | {1 / c.candidate:.2f} | {c.student:.0f} "
+        f"| {c.trainings:.1f} |"
+        for c in costs
+    ]
+
+
 def tau(ranking: Ranking, score: str) -> float:
     """Kendall's rank correlation of a score with what retraining gave."""
     pairs = [(each[score], each["retrained"]) for each in ranking]
     return float(kendalltau(*zip(*pairs, strict=True)).statistic)
-
-
-def fields(rows: Rows, paragons: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The rows for the JSON."""
-    found = []
-    for (how, ratio), cells in rows.items():
-        there = [cell for cell in cells if cell is not None]
-        if len(there) < len(cells):
-            found.append({"how": how, "ratio": ratio, "macs": None})
-            continue
-        found.append(
-            {
-                "how": how,
-                "ratio": ratio,
-                "macs": [cell.macs for cell in there],
-                "asymmetric": asdict(_score(there, "asymmetric", RECALL_AT_1)),
-                "symmetric": asdict(_score(there, "symmetric", RECALL_AT_1)),
-                "loss": asdict(_difference(there, paragons)),
-            }
-        )
-    return found
 
 
 def plot(path: Path, found: Mapping[str, Any]) -> None:
@@ -143,7 +186,7 @@ def plot(path: Path, found: Mapping[str, Any]) -> None:
         macs, scores = [p["macs"] for p in points], [100 * p["retrained"] for p in points]
         axes.scatter(macs, scores, s=12, c="0.6", label="searched and random")
         for how in dict.fromkeys(row["how"] for row in part["rows"]):
-            rows = [row for row in part["rows"] if row["how"] == how and row["macs"]]
+            rows = [row for row in part["rows"] if row["how"] == how and row["macs"] and not row["timed"]]
             x = [float(np.mean(row["macs"])) for row in rows]
             axes.plot(x, [100 * row["asymmetric"]["value"] for row in rows], "o-", ms=4, lw=1, label=how)
         axes.set(title=data, xlabel="multiply-accumulates", ylabel="asymmetric Recall@1, %", xscale="log")

@@ -1,0 +1,299 @@
+"""One data set and seed of `search.py`: recipes, anchor, supernet, searches, and the students trained."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import results
+import search_table
+import sharing
+from hetero.models.build import Family
+from hetero.models.elastic import ElasticConfig
+from hetero.models.encoder import Encoder, RuntimeEncoder, embed
+from hetero.models.store import Model
+from hetero.recipes.resolve import resolve
+from hetero.retrieval import evaluate
+from hetero.runs import Run
+from hetero.search.blocks import parts
+from hetero.search.cost import BudgetConfig, LatencyBudget, Pricing
+from hetero.search.searching import Search, open_search
+from hetero.search.space import Architecture
+from hetero_devices.devices import HostDevice
+from hetero_devices.errors import ModelError, RecipeError
+from hetero_devices.files import read_json
+from hetero_devices.latency_table import LatencyTable
+from hetero_devices.space import Embeddings
+from hetero_export.block_table import Bench as BlockBench
+from hetero_export.block_table import measure_table
+from hetero_export.bundle import write_bundle
+from hetero_export.choosing import calibration, spread
+from search_budgets import RANDOM, RATIOS, REWARDS, SEARCHED, Budget, rows
+from search_handmade import HANDMADE, PRESET, within
+from search_table import METRICS, Cell
+
+FURTHER = 8  # random architectures, for the rank correlation
+BLOCKS = {"default": (2, 3), "full": (32, 8), "trial": (1, 3)}  # networks measured in parts, and whole
+
+SPACE = (
+    "search.space.head=[64,96,128,192,256]",
+    "search.space.stages.1.width=[16,24,32,40,48]",
+    "search.space.stages.2.width=[24,32,48,64,80,96]",
+)
+COMMON = {
+    "default": (
+        "anchor.network=residual-m",
+        "anchor.fit.batch=64",
+        "student.objective=[{term: csd}]",
+        "student.fit.batch=64",
+        "student.views=2",
+        "search.fit.batch=64",
+        "search.algorithm.population=16",
+        "search.algorithm.generations=6",
+        "search.queries=500",
+    ),
+    "full": (
+        "anchor.network=residual-l",
+        "anchor.fit.batch=256",
+        "student.fit.batch=256",
+        "student.views=8",
+        "search.fit.batch=256",
+    ),
+    "trial": (
+        "anchor.network=residual-s",
+        "anchor.fit.steps=4",
+        "student.fit.steps=4",
+        "student.views=1",
+        "search.fit.steps=4",
+        "search.fit.batch=16",
+        "search.algorithm.population=4",
+        "search.algorithm.generations=2",
+        "search.algorithm.parents=2",
+        "search.queries=100",
+    ),
+}
+OF_DATA = {
+    "omniglot": {
+        "default": ("anchor.fit.steps=3000", "student.fit.steps=1200", "search.fit.steps=1500"),
+        "full": ("anchor.fit.steps=60000", "student.fit.steps=60000", "search.fit.steps=60000"),
+        "trial": ("data.rotations=false",),
+    },
+    "caltech101": {
+        "default": (
+            "data.size=48",
+            "anchor.fit.steps=1500",
+            "student.fit.steps=900",
+            "search.fit.steps=1000",
+            "student.network=elastic-m",
+        ),
+        "full": ("anchor.fit.steps=20000", "student.fit.steps=30000", "search.fit.steps=30000"),
+        "trial": ("data.size=32", "student.network=elastic-xs"),
+    },
+}
+VALIDATION = {"omniglot": "data.validation_share=0.1", "caltech101": "data.validation_share=0.2"}
+
+
+class Bench:
+    """One data set and seed: anchor, supernet, searches, and every student trained for them."""
+
+    def __init__(self, data: str, seed: int, options: argparse.Namespace) -> None:
+        self.data, self.seed, self.options = data, seed, options
+        self.folder = results.WORK / "search" / f"{data}-{options.scale}"
+
+    @cached_property
+    def anchor(self) -> str:
+        """The folder of the anchor, shared by all seeds."""
+        scale = self.options.scale
+        recipe = (*COMMON[scale], *OF_DATA[self.data][scale], VALIDATION[self.data])
+        return sharing.anchor(self.folder, self.data, self.options, recipe)
+
+    @cached_property
+    def search(self) -> Search:
+        """Without a budget: its supernet, scores and validation serve all others."""
+        return self._opened("any")
+
+    @property
+    def run(self) -> Run:
+        return self.search.run
+
+    @property
+    def rows(self) -> list[tuple[str, Budget]]:
+        """What is compared, as the options say."""
+        return rows(timed=not self.options.untimed)
+
+    def prepare(self) -> None:
+        """Anchor, its cached embeddings and the supernet, which the processes then only read."""
+        self.run.cache_views()
+        _ = self.search.supernet
+
+    def _opened(self, name: str, *changes: str) -> Search:
+        options, scale = self.options, self.options.scale
+        given = [*SPACE, *COMMON[scale], *OF_DATA[self.data][scale], VALIDATION[self.data]]
+        given += [f"{part}.fit.device={options.device}" for part in ("anchor", "student", "search")]
+        given += [f"data.root={options.root}"] if options.root else []
+        given += [f"seed={self.seed}", *changes, f"anchor.source={self.anchor}"]
+        return open_search(self.folder / f"seed{self.seed}", resolve(self.data, given), name)
+
+    def winner(self, how: str, budget: Budget) -> Family | None:
+        """The architecture of a row; None where its kind has no network so small, or none with a price."""
+        limits = self.limits(budget)
+        if how in HANDMADE:
+            try:
+                return self._handmade(how, limits)
+            except RecipeError:
+                return None
+        chosen = self._opened(self._name(how, budget), *self._changes(how, limits)).carry_out().chosen
+        return ElasticConfig.model_validate(chosen.network)
+
+    def limits(self, budget: Budget) -> BudgetConfig:
+        """The budget as a search takes it."""
+        counted = BudgetConfig(macs=int(self.macs(budget.ratio)))
+        if not budget.timed:
+            return counted
+        preset = self._handmade(PRESET, counted)
+        assert isinstance(preset, ElasticConfig)
+        priced = LatencyTable.load(self.table).predict(parts(preset, self._size), interpolate=True)
+        return BudgetConfig(latency=(LatencyBudget(table=str(self.table), ms=priced),))
+
+    @cached_property
+    def table(self) -> Path:
+        """Int8 block times of this machine, measured once for all seeds on networks of the space."""
+        path = self.folder / "host-onnx-int8.json"
+        if not path.exists():
+            generator, space = np.random.default_rng(0), self.search.space
+            found, whole = BLOCKS[self.options.scale]
+            networks = [space.config(space.sample(generator)) for _ in range(found + whole)]
+            elastic = [ElasticConfig.model_validate(network.model_dump()) for network in networks]
+            bench = BlockBench(HostDevice(), self.folder / "blocks", "onnx", "int8")
+            measure_table(bench, elastic[whole:], elastic[:whole], size=self._size).save(path)
+        return path
+
+    @property
+    def _size(self) -> int:
+        return self.run.recipe.data.size
+
+    def _handmade(self, how: str, limits: BudgetConfig) -> Family:
+        pricing = Pricing(limits, self._size, None)
+        return within(HANDMADE[how], pricing, self.run.anchor.space.dim)
+
+    def _name(self, how: str, budget: Budget) -> str:
+        return f"{REWARDS.get(how, 'random')}-{budget.name}"
+
+    def _changes(self, how: str, limits: BudgetConfig) -> list[str]:
+        return [
+            f"search.budget={limits.model_dump_json()}",
+            f"search.algorithm.kind={'random' if how == RANDOM else 'evolution'}",
+            f"search.reward.kind={REWARDS.get(how, 'product')}",
+        ]
+
+    def macs(self, ratio: int) -> float:
+        anchor = self.run.anchor.cost
+        assert anchor is not None
+        return anchor.macs / ratio
+
+    def further(self) -> list[Architecture]:
+        """Random architectures between the smallest and the largest budget."""
+        generator = np.random.default_rng(1000 + self.seed)
+        search, found = self.search, list[Architecture]()
+        low, high = self.macs(max(RATIOS)), self.macs(min(RATIOS))
+        while len(found) < FURTHER:
+            each = search.space.sample(generator)
+            if low <= search.evaluations.costs(each).macs <= high:
+                found.append(each)
+        return found
+
+    def cell(self, network: Family) -> Cell:
+        """A network trained from scratch, scored on the test classes; each network once."""
+        path = self.folder / f"cells-{self.seed}" / f"{_digest(network)}.npz"
+        if not path.exists():
+            model = self.student(network)
+            search_table.save(path, self._cell(model.encoder, model.cost.macs))
+        return search_table.load(path)
+
+    def student(self, network: Family) -> Model:
+        """The network trained from scratch into the anchor's space."""
+        student = self.run.recipe.student
+        return self.run.student_by(student.objective, student.fit, self.student_folder(network), network)
+
+    def student_folder(self, network: Family) -> str:
+        """In the folder of the run."""
+        return f"students/{_digest(network)}"
+
+    def int8(self, network: Family) -> Cell | None:
+        """The network's int8 ONNX file, scored like `cell`; None where the exporter refuses it."""
+        path = self.folder / f"cells-{self.seed}" / f"{_digest(network)}-int8.npz"
+        if not path.exists():
+            try:
+                search_table.save(path, self._scored_file(self.student(network), path.with_suffix("")))
+            except ModelError:
+                return None
+        return search_table.load(path)
+
+    def _scored_file(self, model: Model, folder: Path) -> Cell:
+        run = self.run
+        config = run.recipe.export.model_copy(update={"formats": ("onnx",), "precisions": ("int8",)})
+        bundle = write_bundle(
+            model,
+            folder,
+            name=run.recipe.name,
+            calibration=calibration(run.splits.train, config, self.seed),
+            golden=spread(run.splits.train, config.golden),
+            formats=config.formats,
+            precisions=config.precisions,
+            source={},
+        )
+        file = bundle.path(bundle.manifest.models[0])
+        return self._cell(RuntimeEncoder(file, run.anchor.space, run.preprocessing), model.cost.macs)
+
+    def _cell(self, encoder: Encoder, macs: int) -> Cell:
+        query, own = embed(encoder, self.run.test.query), embed(encoder, self.run.test.gallery)
+        gallery = self.run.anchor.embed("test", self.run.test.gallery)
+        return Cell(macs, _values(query, gallery), _values(query, own))
+
+    def paragon(self) -> Cell:
+        path = self.folder / f"cells-{self.seed}" / "paragon.npz"
+        if not path.exists():
+            query = self.run.anchor.embed("test", self.run.test.query)
+            gallery = self.run.anchor.embed("test", self.run.test.gallery)
+            values = _values(query, gallery)
+            search_table.save(path, Cell(int(self.macs(1)), values, values))
+        return search_table.load(path)
+
+    def ranking(self) -> list[dict[str, float]]:
+        """Supernet scores beside retrained ones, of every searched and further architecture."""
+        search, found = self.search, dict[str, dict[str, float]]()
+        for architecture in [*self._searched(), *self.further()]:
+            network = search.space.config(architecture)
+            (candidate,) = search.evaluations([architecture])
+            cell, scores = self.cell(network), candidate.scores
+            found[_digest(network)] = {
+                "macs": float(cell.macs),
+                "R1": scores.symmetric,
+                "R2": scores.asymmetric,
+                "R3": scores.symmetric * scores.asymmetric,
+                "agreement": scores.agreement,
+                "retrained": cell.asymmetric[METRICS[0]].mean,
+                "retrained_symmetric": cell.symmetric[METRICS[0]].mean,
+            }
+        return list(found.values())
+
+    def _searched(self) -> list[Architecture]:
+        folders = [
+            self.search.shared / self._name(how, budget) for how, budget in self.rows if how in SEARCHED
+        ]
+        results_ = (read_json(folder / "result.json") for folder in folders)
+        return [self.search.space.parse(each["chosen"]["choices"]) for each in results_]
+
+
+def _digest(network: Family) -> str:
+    return hashlib.sha256(network.model_dump_json().encode()).hexdigest()[:12]
+
+
+def _values(query: Embeddings, gallery: Embeddings) -> dict[str, Any]:
+    found = evaluate(query, gallery)
+    return {metric: found.per_query(metric) for metric in METRICS}

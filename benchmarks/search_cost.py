@@ -1,0 +1,57 @@
+"""What a search costs against one training of a student, by the times in the training logs."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from hetero.search.searching import Search
+
+_SCORED = 8  # candidates whose scoring is timed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one core. supernet, student: whole trainings. candidate: the scoring of one.
+
+    candidates: how many one search scores at most.
+    """
+
+    supernet: float
+    student: float
+    candidate: float
+    candidates: int
+
+    @classmethod
+    def of(cls, search: Search, student: Path, steps: int) -> Cost:
+        """student: the folder of a student that was trained for so many steps on one thread."""
+        generator = np.random.default_rng(0)
+        sampled = [search.space.sample(generator) for _ in range(_SCORED)]
+        _ = search.scores(sampled[0])  # reads images and weights
+        begin = time.process_time()
+        for architecture in sampled:
+            search.scores(architecture)
+        return cls(
+            supernet=_step_seconds(search.shared / "supernet") * search.config.fit.steps,
+            student=_step_seconds(student) * steps,
+            candidate=(time.process_time() - begin) / _SCORED,
+            candidates=search.config.algorithm.evaluations,
+        )
+
+    @property
+    def trainings(self) -> float:
+        """The whole search in trainings of the student."""
+        return (self.supernet + self.candidates * self.candidate) / self.student
+
+
+def _step_seconds(folder: Path) -> float:
+    """Of a training step: the median over the log, so pauses and restarts do not count."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [(b["step"] - a["step"], b["time"] - a["time"]) for a, b in pairwise(lines)]
+    return float(median(seconds / count for count, seconds in steps if count > 0))
