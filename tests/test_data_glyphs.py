@@ -118,3 +118,10 @@ def test_blank_and_missing_glyphs_are_none() -> None:
 def test_more_classes_than_there_are_shapes() -> None:
     with pytest.raises(DataError, match=r"5100 glyph classes were asked for, the fonts have [0-9]+ distinct"):
         load_glyphs(GlyphRecipe(training=5000, test=100))
+
+
+@pytest.mark.parametrize("change", [{"per_class": 1}, {"training": 0}, {"test": 0}, {"size": 4}])
+def test_a_set_without_queries_or_classes_is_refused(change: dict[str, int]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(DataError, match=f"{name} of at least .*, not {value}"):
+        GlyphRecipe(**change)

@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from hetero.models.elastic import PRESETS, ElasticConfig
 from hetero.recipes.recipe import Recipe
 from hetero.recipes.resolve import resolve
 from hetero.runs import Run
+from hetero.search.blocks import distinct, parts
+from hetero.search.candidates import sample_distinct
 from hetero.search.result import SearchResult
 from hetero.search.searching import Search, open_search
 from hetero.tensors import load_tensors
-from hetero_devices.errors import RecipeError
+from hetero_devices.cpu import describe
+from hetero_devices.errors import DeviceError, RecipeError
 from hetero_devices.files import read_json
+from hetero_devices.latency_table import LatencyTable, rows
 
 SETTINGS = (
     "anchor.network=residual-s",
@@ -88,6 +93,47 @@ def test_another_budget_shares_supernet_and_scores(searched: Search) -> None:
     assert other.carry_out().chosen.costs.macs <= 900_000
     assert (searched.shared / "supernet" / "supernet.safetensors").read_bytes() == weights
     assert len((searched.shared / "scores.jsonl").read_text().splitlines()) > scored
+
+
+def latency_table(path: Path) -> LatencyTable:
+    """Blocks of the presets and of some candidates; time grows with every feature of theirs."""
+    networks = [*PRESETS.values(), *sample_distinct(8, seed=0)]
+    blocks = distinct(parts(config, 32) for config in networks)
+    ms = {block.key: 0.01 + 1e-7 * sum(block.features.values()) for block in blocks}
+    table = LatencyTable(
+        device="phone",
+        format="tflite",
+        precision="int8",
+        threads=1,
+        cpu=describe(),
+        runtime={},
+        rows=rows(blocks, ms),
+    )
+    table.save(path)
+    return table
+
+
+def test_a_budget_of_time_is_kept_by_a_table(searched: Search, tmp_path: Path) -> None:
+    path = tmp_path / "phone.json"
+    table = latency_table(path)
+    prices = {}
+    for ms in (0.2, 0.3):
+        budget = f"search.budget.latency=[{{table: {path}, ms: {ms}}}]"
+        found = open_search(searched.run.folder, recipe(budget), f"phone-{ms}").carry_out()
+        assert all(candidate.costs.latency["phone"] <= ms for candidate in found.front)
+        network = ElasticConfig.model_validate(found.chosen.network)
+        prices[ms] = found.chosen.costs.latency["phone"]
+        assert prices[ms] == table.predict(parts(network, 32), interpolate=True)
+    assert prices[0.2] <= 0.2
+    with pytest.raises(RecipeError, match="within the budget"):
+        open_search(
+            searched.run.folder, recipe(f"search.budget.latency=[{{table: {path}, ms: 0.01}}]"), "none"
+        ).carry_out()
+    path.write_text("{}")
+    with pytest.raises(DeviceError, match="latency table"):
+        open_search(
+            searched.run.folder, recipe(f"search.budget.latency=[{{table: {path}, ms: 1}}]"), "torn"
+        ).carry_out()
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,21 @@ _CLUTTER = 128  # different glyphs among the clutter
 
 @dataclass(frozen=True, kw_only=True)
 class GlyphRecipe:
-    """size: pixels; training, test: classes; per_class: pictures, with the plain one; seed: of everything."""
+    """size: pixels; training, test: classes; per_class: pictures, with the plain one; seed: of everything.
+
+    Raises DataError for a class of less than two pictures, the plain one and a query, or for no class.
+    """
 
     size: int = 32
     training: int = 600
     test: int = 200
     per_class: int = 20
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 8), ("training", 1), ("test", 1), ("per_class", 2)):
+            if getattr(self, name) < least:
+                raise DataError(f"glyphs need {name} of at least {least}, not {getattr(self, name)}")
 
 
 def load_glyphs(recipe: GlyphRecipe, validation_share: float = 0.1) -> Splits:
