@@ -196,10 +196,31 @@ def test_every_candidate_is_within_the_budget(space: ElasticSpace, tmp_path: Pat
     assert all(each.costs.macs <= 200_000 for each in found)
 
 
-def test_an_impossible_budget_is_named(
-    space: ElasticSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hetero.search.algorithms._ATTEMPTS", 50)
+def test_shrinking_goes_down_to_the_smallest_choice_by_choice(space: ElasticSpace) -> None:
+    path = space.shrinking(space.largest(), np.random.default_rng(0))
+    sized = [choice.name for choice in space.choices if choice.sized]
+    first, last = space.describe(path[0]), space.describe(path[-1])
+    assert all(last[name] == space.describe(space.smallest())[name] for name in sized)
+    assert sum(value != space.describe(space.largest())[name] for name, value in first.items()) >= 1
+    pricing = Pricing(BudgetConfig(), 16, None)
+    costs = [pricing.of(space.config(each)).macs for each in path]
+    assert costs == sorted(costs, reverse=True)
+    assert space.shrinking(space.smallest(), np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize("kind", ["evolution", "random"])
+def test_a_budget_that_chance_does_not_meet_is_met(space: ElasticSpace, tmp_path: Path, kind: str) -> None:
+    """Little more than the smallest: one in thousands of random candidates."""
+    least = cost(build(space.config(space.smallest())), 16).macs
+    evaluations_, _ = evaluations(space, tmp_path, macs=round(1.15 * least))
+    assert not any(map(evaluations_.feasible, drawn(space, 50)))
+    config = AlgorithmConfig(kind=kind, population=4, generations=2, parents=2)  # type: ignore[arg-type]
+    found = search(space, evaluations_, reward, config, 0)
+    assert len(found) >= 4
+    assert all(each.costs.macs <= 1.15 * least for each in found)
+
+
+def test_an_impossible_budget_is_named(space: ElasticSpace, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no candidate of elastic is within the budget"):
         search(space, evaluations(space, tmp_path, 10)[0], reward, AlgorithmConfig(), 0)
 

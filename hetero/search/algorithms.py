@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -15,7 +16,8 @@ from hetero_devices.errors import RecipeError
 
 Reward = Callable[[Candidate], float]
 
-_ATTEMPTS = 5_000  # draws without a feasible candidate after which a budget counts as impossible
+_ATTEMPTS = 200  # draws without a new candidate after which a budget counts as exhausted
+_REJECTIONS = 20  # proposals over the budget in a row after which one is made smaller
 
 
 class AlgorithmConfig(Config):
@@ -62,9 +64,10 @@ def draw(
     evaluations: Evaluations,
     propose: Callable[[], Architecture],
     count: int,
+    generator: np.random.Generator,
     known: set[Architecture] | None = None,
 ) -> list[Architecture]:
-    """`count` different feasible candidates, none `known`, by rejection; fewer where no more are found.
+    """`count` different candidates within the budget, none `known`; fewer where no more are found.
 
     Raises RecipeError when not one is found.
     """
@@ -72,24 +75,39 @@ def draw(
     seen = known or set()
     misses = 0
     while len(found) < count and misses < _ATTEMPTS:
-        candidate = propose()
-        if candidate in seen or candidate in found or not evaluations.feasible(candidate):
+        candidate = _feasible(evaluations, propose, generator)
+        if candidate is None:
+            misses += _REJECTIONS
+        elif candidate in seen or candidate in found:
             misses += 1
-            continue
-        found[candidate] = None
-        misses = 0
+        else:
+            found[candidate] = None
+            misses = 0
     if not found and not seen:
         raise RecipeError(
-            f"no candidate of {evaluations.space.name} is within the budget ({_ATTEMPTS} drawn): "
+            f"no candidate of {evaluations.space.name} is within the budget: "
             "raise the limit, or give the space smaller options"
         )
     return list(found)
 
 
+def _feasible(
+    evaluations: Evaluations, propose: Callable[[], Architecture], generator: np.random.Generator
+) -> Architecture | None:
+    """A proposal within the budget: by rejection, as in the paper; a tight budget by making one smaller."""
+    for _ in range(_REJECTIONS):
+        candidate = propose()
+        if evaluations.feasible(candidate):
+            return candidate
+    smaller = evaluations.space.shrinking(candidate, generator)
+    first = bisect_left(smaller, True, key=evaluations.feasible)  # costs fall along the way
+    return smaller[first] if first < len(smaller) else None
+
+
 def _random(
     space: SearchSpace, evaluations: Evaluations, config: AlgorithmConfig, generator: np.random.Generator
 ) -> list[Candidate]:
-    drawn = draw(evaluations, lambda: space.sample(generator), config.evaluations)
+    drawn = draw(evaluations, lambda: space.sample(generator), config.evaluations, generator)
     blocks = range(0, len(drawn), config.population)
     return [each for start in blocks for each in evaluations(drawn[start : start + config.population])]
 
@@ -104,16 +122,18 @@ def _evolution(
     """Half of a generation by crossover of two parents, half by mutation of one."""
     found = {
         each.architecture: each
-        for each in evaluations(draw(evaluations, lambda: space.sample(generator), config.population))
+        for each in evaluations(
+            draw(evaluations, lambda: space.sample(generator), config.population, generator)
+        )
     }
     for _ in range(config.generations - 1):
         parents = best(list(found.values()), reward, config.parents)
         half = config.population // 2
-        crossed = draw(evaluations, _crossing(space, parents, config, generator), half, set(found))
+        crossing = _crossing(space, parents, config, generator)
+        crossed = draw(evaluations, crossing, half, generator, set(found))
         known = set(found) | set(crossed)
-        mutated = draw(
-            evaluations, _mutation(space, parents, config, generator), config.population - half, known
-        )
+        mutating = _mutation(space, parents, config, generator)
+        mutated = draw(evaluations, mutating, config.population - half, generator, known)
         found |= {each.architecture: each for each in evaluations([*crossed, *mutated])}
     return list(found.values())
 

@@ -57,13 +57,13 @@ def _proposed(
     known: set[Architecture],
 ) -> list[Architecture]:
     if not parents:
-        return draw(evaluations, lambda: space.sample(generator), config.population)
+        return draw(evaluations, lambda: space.sample(generator), config.population, generator)
 
     def propose() -> Architecture:
         first, second = (parents[int(i)].architecture for i in generator.integers(len(parents), size=2))
         return space.mutate(space.cross(first, second, generator), generator, config.mutation)
 
-    return draw(evaluations, propose, config.population, known)
+    return draw(evaluations, propose, config.population, generator, known)
 
 
 def _survivors(

@@ -97,6 +97,16 @@ class SearchSpace(ABC):
         pairs = zip(a.genes, b.genes, coins, strict=True)
         return self.canonical(Architecture(tuple(x if first else y for x, y, first in pairs)))
 
+    def shrinking(self, architecture: Architecture, generator: np.random.Generator) -> list[Architecture]:
+        """Ever smaller ones, to the smallest: one sized choice at a time, in random order, an option less."""
+        pairs = zip(architecture.genes, self.choices, strict=True)
+        counts = [gene if choice.sized else 0 for gene, choice in pairs]
+        genes, found = list(architecture.genes), []
+        for i in generator.permutation(np.repeat(np.arange(len(counts)), counts)):
+            genes[i] -= 1
+            found.append(self.canonical(Architecture(tuple(genes))))
+        return found
+
     def describe(self, architecture: Architecture) -> dict[str, Any]:
         """Choice -> option taken."""
         pairs = zip(self.choices, architecture.genes, strict=True)
