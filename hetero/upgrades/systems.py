@@ -66,7 +66,7 @@ class System:
 
 def own_images(wanted: Wanted) -> TestImages | None:
     """The test images a side brings: a run its own, anything else none."""
-    return TestImages.of_run(Run.existing(wanted.path)) if _is_run(wanted.path) else None
+    return TestImages.of_run(Run.existing(wanted.path)) if is_run(wanted.path) else None
 
 
 def open_system(wanted: Wanted, images: TestImages | None, work: Path, *, classify: bool = False) -> System:
@@ -79,9 +79,9 @@ def open_system(wanted: Wanted, images: TestImages | None, work: Path, *, classi
     """
     if not wanted.path.is_dir():
         raise DataError(f"there is no folder {wanted.path}: name a run, a model, a bundle or embeddings")
-    if _is_stored(wanted.path):
+    if is_stored(wanted.path):
         return _stored(wanted, images, classify)
-    encoder, size = _embedder(wanted, work)
+    encoder, size = embedder(wanted, work)
     if images is None:
         raise DataError(f"{wanted.path} embeds images: name them by --queries, or compare with a run")
     sides = images.at(size)
@@ -92,7 +92,7 @@ def open_system(wanted: Wanted, images: TestImages | None, work: Path, *, classi
 
 
 def _gallery(wanted: Wanted, encoder: Embed, images: ImageSet) -> Embeddings:
-    if _is_run(wanted.path):
+    if is_run(wanted.path):
         return Run.existing(wanted.path).anchor.embed("test", images)
     return encoder(images)
 
@@ -101,18 +101,18 @@ def _given_gallery(wanted: Wanted) -> Embeddings | None:
     return load_gallery(wanted.gallery) if wanted.gallery else None
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
     return (path / "recipe.json").is_file()
 
 
-def _is_stored(path: Path) -> bool:
+def is_stored(path: Path) -> bool:
     return any((path / part).is_file() for part in (_SPACE, f"query/{_SPACE}", STATISTICS))
 
 
-def _embedder(wanted: Wanted, work: Path) -> tuple[Embed, int]:
+def embedder(wanted: Wanted, work: Path) -> tuple[Embed, int]:
     """(images -> embeddings, side of the images in pixels)."""
     path = wanted.path
-    if _is_run(path):
+    if is_run(path):
         chosen = wanted.format or wanted.precision or wanted.device
         path = path / ("bundle" if chosen else "student")
     if (path / MANIFEST).is_file():
@@ -177,7 +177,7 @@ def _head(wanted: Wanted) -> Head:
     """The given head, else the model's own: of a run its student's."""
     if wanted.head:
         return Head.load(wanted.head)
-    folder = wanted.path / "student" if _is_run(wanted.path) else wanted.path
+    folder = wanted.path / "student" if is_run(wanted.path) else wanted.path
     if not (folder / store.DESCRIPTION).is_file():
         raise ModelError(f"{wanted.path} has no class head: name a trained model that has one as its head")
     return Head.load(folder)
