@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,34 @@ def test_flipped_queries_are_shown_beside_both_answers(
     assert figure.alternative.startswith(f"{min(16, len(report.values['negative_query_ids']))} of")
     assert pictures_of(good, sides.gallery) is not None
     assert pictures_of(vectors([0], [0], 999_999), sides.gallery) is None
+
+
+@pytest.mark.slow
+def test_a_killed_command_continues_with_the_shards_a_device_finished(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (1600, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "many.npz", images=pixels, labels=np.repeat(np.arange(16), 100))
+    given = [
+        str(tiny_bundle),
+        str(tiny_bundle),
+        "--queries",
+        str(tmp_path / "many.npz"),
+        "--json",
+        "--new-on",
+    ]
+    line = [sys.executable, "-m", "hetero", "flips", *given, "host", "-o"]
+    straight = subprocess.run([*line, str(tmp_path / "straight")], check=True, capture_output=True, text=True)
+    work = tmp_path / "killed" / "work"
+    process = subprocess.Popen([*line, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+    while not (kept := [path for path in work.glob("*/0*") if path.is_dir()]):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "report.json").exists()
+    assert (kept[0] / "embeddings.npy").is_file()
+    again = subprocess.run([*line, str(tmp_path / "killed")], check=True, capture_output=True, text=True)
+    assert json.loads(again.stdout) == json.loads(straight.stdout)
+    assert not work.exists()

@@ -68,12 +68,11 @@ def graph(as_json: bool, **options: Any) -> None:
     from hetero import report as reports
     from hetero.upgrades.graph import graph as evaluated
     from hetero.upgrades.graph_report import graph_report
-    from hetero.upgrades.graph_sources import Artefacts, paragon, sources
+    from hetero.upgrades.graph_sources import Artefacts, images_of, paragon, sources
 
-    output, images = options["output"], _images(options)
-    work = output / "work"
+    output, versions = options["output"], _named(options["versions"])
+    work, images = output / "work", _images(options) or images_of(versions)
     artefacts = Artefacts(options["formats"], options["precisions"], options["devices"])
-    versions = _named(options["versions"])
     rows, galleries = sources(versions, _pairs(options["students"]), images, artefacts, work)
     best = {name: paragon(path, images, work) for name, path in _named(options["paragons"]).items()}
     found = evaluated(

@@ -145,7 +145,7 @@ def _overall(found: Flips, bits: Sequence[PerQuery], clusters: Any, seed: int) -
         row_of("New errors that are negative flips (NFI)", _number(100 * found.nfi)),
         row_of("McNemar's exact p", wording.quantity(found.p_value)),
     )
-    note = "Percent with 95 % interval. Relative NFR is 1 where the two systems err independently."
+    note = "Rates in percent, with 95 % interval. Relative NFR is 1 where the two systems err independently."
     return Table("Flips", note, ("what", "value"), rows)
 
 

@@ -40,7 +40,7 @@ def sources(
     trained model or bundle). images: by default the test images of the first version that is a run.
     Raises DataError where there are no images or a path is none of these.
     """
-    images = images or _images(versions)
+    images = images or images_of(versions)
     rows, galleries = [], {}
     for version, path in versions.items():
         query, galleries[version] = _cloud(path, images, work)
@@ -55,7 +55,8 @@ def paragon(path: Path, images: TestImages | None, work: Path) -> tuple[Embeddin
     return _cloud(path, images, work)
 
 
-def _images(versions: Mapping[str, Path]) -> TestImages | None:
+def images_of(versions: Mapping[str, Path]) -> TestImages | None:
+    """The test images of the first version that is a run, if one is."""
     found = next((path for path in versions.values() if is_run(path)), None)
     return TestImages.of_run(Run.existing(found)) if found else None
 
