@@ -1,0 +1,1 @@
+"""Upgrades: a better model for a gallery that is too large to be embedded again at once."""
