@@ -299,5 +299,5 @@ def test_the_sample_is_the_part_of_the_gallery_that_both_models_embedded() -> No
     assert sample.old_gallery.ids.tolist() == [40, 3, 17]
     assert np.array_equal(sample.old_gallery.vectors, both.old_gallery.vectors[some])
     stranger = embeddings(NEW, [0, 1], 0, first_id=500)
-    with pytest.raises(DataError, match="lacks .id 500"):
+    with pytest.raises(DataError, match=r"lacks \(id 500\)"):
         sample_of(both.old_gallery, stranger, both.new_query, both.old_query)

@@ -227,7 +227,7 @@ def _ours(path: Path) -> bool:
 
 def _quiet() -> None:
     """Their loggers print a traceback for each error that is raised as well."""
-    for name in ("pymilvus", "milvus_lite"):
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
