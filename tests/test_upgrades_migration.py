@@ -258,9 +258,11 @@ def test_every_step_may_be_the_last(files: Case, monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     assert files.migrate().phase == "live"
     assert status(files.plan).phase == "live"
-    assert files.store.live() == "v2"
-    assert list(files.store.versions()) == ["v1", "v2"]
-    assert files.whole()
+    unused = ["v2"] if moment == "create" else []
+    live = "v3" if unused else "v2"
+    assert files.store.live() == live
+    assert list(files.store.versions()) == ["v1", *unused, live]
+    assert files.whole(live)
 
 
 def die_after(store: GalleryStore, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,6 +409,32 @@ def test_another_cut_over_meanwhile_stops_this_one(files: Case) -> None:
     with pytest.raises(DataError, match="has moved on to v7"):
         rollback(files.plan, files.store)
     assert files.store.live() == "v7"
+
+
+def test_two_plans_never_share_a_version(files: Case, tmp_path: Path) -> None:
+    """The first plan is rolled back and its version dropped; a second one takes the number."""
+    half(files)
+    rollback(files.plan, files.store, drop=True)
+    plan, ids, _ = make_plan(files.old, NEW, Wish(order="class-mean"))
+    save_plan(tmp_path / "second", plan, ids, ())
+    settings = Settings(files.settings.source, batch=BATCH, hold=True)
+    second = migrate(tmp_path / "second", files.store, StoredVectors(tmp_path / "new"), settings)
+    assert second.new_version == "v2"
+    unpause(files.plan)
+    assert files.migrate().new_version == "v3"
+    assert files.whole("v3")
+
+
+def test_a_version_that_vanished_is_said(files: Case) -> None:
+    half(files)
+    unpause(files.plan)
+    files.store.drop("v2")
+    with pytest.raises(DataError, match=r"has lost version v2: .*--drop"):
+        files.migrate()
+    rollback(files.plan, files.store, drop=True)
+    unpause(files.plan)
+    assert files.migrate().phase == "live"
+    assert files.whole()
 
 
 def test_what_has_not_begun_cannot_be_paused_or_looked_at(files: Case) -> None:

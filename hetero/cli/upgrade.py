@@ -21,7 +21,9 @@ _FOLDER = click.Path(path_type=Path)
 
 @click.group("upgrade")
 def command() -> None:
-    """Move a gallery to a better model: plan the order, migrate a store, search meanwhile, roll back.
+    """Move a gallery to a better model: plan the order, migrate a store, cut over, roll back.
+
+    The old version stays live and searchable until every image has a new vector; --json is per verb.
 
     \b
     Example:
@@ -319,7 +321,11 @@ def _report(state: State, as_json: bool) -> None:
     if as_json:
         print_json(asdict(state))
         return
-    click.echo(f"{state.store}: {state.old_version} -> {state.new_version}, {_SAID[state.phase]}")
+    click.echo(f"{state.store}: {_versions(state)}, {_SAID[state.phase]}")
+
+
+def _versions(state: State) -> str:
+    return f"{state.old_version} -> {state.new_version or 'nothing'}"
 
 
 def _show_status(found: Status, as_json: bool) -> None:
@@ -328,7 +334,7 @@ def _show_status(found: Status, as_json: bool) -> None:
         return
     state = found.state
     share = 100 * found.done / max(1, state.total)
-    click.echo(f"{state.store}: {state.old_version} -> {state.new_version}, {found.phase}")
+    click.echo(f"{state.store}: {_versions(state)}, {found.phase}")
     click.echo(f"{found.done} of {state.total} images re-embedded ({share:.1f} %)")
     if found.images_per_second and found.done < state.total:
         click.echo(f"{found.images_per_second:.1f} images a second, {found.hours_left:.2f} hours left")

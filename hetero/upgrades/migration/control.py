@@ -91,8 +91,10 @@ def rollback(plan: Path, store: GalleryStore, drop: bool = False) -> State:
         keep.write(state := replace(state, phase="rolled-back"))
         if live != state.old_version:
             store.point(state.old_version)
-        if drop and state.new_version in store.versions():
-            store.drop(state.new_version)
+        if drop and state.new_version:
+            if state.new_version in store.versions():
+                store.drop(state.new_version)
+            keep.write(state := replace(state, new_version=""))
         keep.note(event="rollback", version=state.old_version, dropped=drop, time=time.time())
         return state
 

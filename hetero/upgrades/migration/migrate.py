@@ -19,8 +19,8 @@ from hetero.upgrades.backfill.plan import Plan, load_plan
 from hetero.upgrades.migration.sources import NewVectors
 from hetero.upgrades.migration.state import Folder, State
 from hetero.upgrades.stores import GalleryStore, next_version
-from hetero_devices.errors import DataError, SpaceMismatch
-from hetero_devices.space import Embeddings, check_same
+from hetero_devices.errors import DataError
+from hetero_devices.space import Embeddings, Space, check_same
 
 Ids = npt.NDArray[np.int64]
 
@@ -71,19 +71,31 @@ def _begin(
     if state.old_version not in versions:
         raise DataError(f"{store.address} has lost version {state.old_version} of the gallery")
     check_same(versions[state.old_version], plan.old_space, "the stored gallery", "the plan's old gallery")
-    if state.phase == "live" or store.live() == state.new_version:
+    if state.phase == "live" or (state.new_version and store.live() == state.new_version):
         return replace(state, phase="live")
     _refuse_changed_gallery(store, state, ids)
     if missing := np.setdiff1d(ids, source.ids)[:1].tolist():
         raise DataError(f"there is no new vector for the gallery's id {missing[0]}")
-    keep.write(state)  # before the version exists, so that a kill between leaves no version without owner
-    if state.new_version not in versions:
-        store.create(state.new_version, plan.new_space)
-    elif versions[state.new_version] != plan.new_space:
-        raise SpaceMismatch(
-            f"version {state.new_version} is in space {versions[state.new_version]}, "
-            f"the plan is for {plan.new_space}"
+    return _with_version(keep, state, store, plan.new_space)
+
+
+def _with_version(keep: Folder, state: State, store: GalleryStore, space: Space) -> State:
+    """The state with a version of its own: made where it has none yet, else found again.
+
+    Made before it is written down: a kill between leaves an empty version that nobody uses, where the other
+    way round two plans could come to share one.
+    """
+    versions = store.versions()
+    if not state.new_version:
+        state = replace(state, new_version=next_version(versions))
+        store.create(state.new_version, space)
+        keep.write(state)
+    elif state.new_version not in versions:
+        raise DataError(
+            f"{store.address} has lost version {state.new_version}: 'hetero upgrade rollback --drop' forgets "
+            "it, then 'hetero upgrade resume' begins another"
         )
+    check_same(space, store.versions()[state.new_version], "the plan", f"version {state.new_version}")
     return state
 
 
@@ -97,7 +109,7 @@ def _first(plan: Plan, store: GalleryStore, settings: Settings) -> State:
         gallery=settings.gallery,
         source=settings.source,
         old_version=live,
-        new_version=next_version(store.versions()),
+        new_version="",
         batch=settings.batch,
         phase="running",
         total=plan.rows,

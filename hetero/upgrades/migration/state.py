@@ -31,6 +31,7 @@ Phase = Literal["running", "paused", "complete", "live", "rolled-back"]
 class State:
     """plan: its digest. store, gallery: as `open_store` takes them. source: see `migration.opening`.
 
+    new_version: empty until it is made, and again when a rollback has dropped it.
     phase: 'complete' is everything written but not live, 'live' after the cut-over.
     """
 
