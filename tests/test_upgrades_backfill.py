@@ -152,7 +152,7 @@ def reference(both: Upgrade, done: npt.NDArray[np.bool_], merge: Merge) -> list[
                 chance = scores[background]
                 keys[part] = -((scores[part] - chance.mean()) / chance.std())
                 continue
-            rows = [r for r in np.flatnonzero(part) if gallery.ids[r] != query.ids[i]]
+            rows = [r for r in np.flatnonzero(part).tolist() if gallery.ids[r] != query.ids[i]]
             ordered = sorted(rows, key=lambda r: -scores[r])
             for place, row in enumerate(ordered):
                 keys[row] = (place + 0.5) / len(ordered)

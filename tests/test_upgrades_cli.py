@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from hetero import data
 from hetero.cli.main import cli
 from hetero.upgrades.stores import open_store
 from hetero_devices.errors import DataError, HeteroError
@@ -110,3 +112,32 @@ def test_a_damaged_plan_is_one_line(sides: Path, damage: str) -> None:
     with pytest.raises(HeteroError) as caught:
         say("apply", sides / "plan", "--store", sides / "s", "--embeddings", sides / "new" / "gallery")
     assert "\n" not in str(caught.value)
+
+
+def test_images_are_embedded_by_the_new_model(
+    tmp_path: Path, tiny_bundle: Path, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real ONNX model and real image files: the rate is measured, the migration embeds batch by batch."""
+    monkeypatch.setenv("HETERO_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "photos.npz"
+    np.savez(source, images=net.images(60), labels=np.arange(60) % 6)
+    images = data.load(source, size=8, seed=3).test
+    vectors = np.random.default_rng(0).normal(size=(len(images), 12)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    Embeddings(vectors, images.ids, images.labels, OLD).save(tmp_path / "old")
+    planned = ("plan", tmp_path / "old", "-o", tmp_path / "plan", "--model", tiny_bundle)
+    assert "images a second" in say(*planned, "--images", source)
+    say("store", tmp_path / "old", tmp_path / "store")
+    apply = ("apply", tmp_path / "plan", "--store", tmp_path / "store", "--model", tiny_bundle)
+    apply = (*apply, "--images", source, "--batch", 7)
+    with pytest.raises(DataError, match="no new vector for the gallery's id"):
+        say(*apply, "--seed", 4)  # another seed makes other classes test classes
+    assert "v1 -> v2, live" in say(*apply, "--seed", 3)
+    opened = open_store(str(tmp_path / "store"))
+    back = opened.read("v2", images.ids)
+    assert back.vectors == pytest.approx(net.embed(images.images), abs=1e-5)
+    assert back.labels.tolist() == images.labels.tolist()
+    (tiny_bundle / "manifest.json").write_text((tiny_bundle / "manifest.json").read_text() + " ")
+    say("rollback", tmp_path / "plan")
+    with pytest.raises(DataError, match="has changed since the migration began"):
+        say("resume", tmp_path / "plan")

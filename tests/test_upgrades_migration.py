@@ -290,7 +290,7 @@ def test_nothing_goes_live_while_a_row_is_missing(files: Case, monkeypatch: pyte
     real = type(files.store).write
 
     def forgetful(self: GalleryStore, version: str, batch: Embeddings) -> None:
-        real(self, version, batch.select(np.arange(len(batch) - 1)))  # type: ignore[arg-type]
+        real(self, version, batch.select(np.arange(len(batch) - 1)))
 
     monkeypatch.setattr(type(files.store), "write", forgetful)
     with pytest.raises(DataError, match=r"not whole \(12 lost, 0 doubled\)"):

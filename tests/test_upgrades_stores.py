@@ -94,7 +94,6 @@ def test_over_fetching_replaces_a_long_list_of_ids(tmp_path: Path, monkeypatch: 
     store.create("v1", OLD)
     store.write("v1", rows)
     out = np.random.default_rng(0).permutation(300)[:240]
-    expected = store.search("v1", queries, 5, without=rows.ids[out])
     monkeypatch.setattr(milvus, "MOST_HITS", 59)  # one fewer than remain: no list of ids is sent
     with pytest.raises(DataError, match="59 hits at most"):
         store.search("v1", queries, 20, without=rows.ids[out])
