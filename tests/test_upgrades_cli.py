@@ -128,8 +128,8 @@ def test_images_are_embedded_by_the_new_model(
     planned = ("plan", tmp_path / "old", "-o", tmp_path / "plan", "--model", tiny_bundle)
     assert "images a second" in say(*planned, "--images", source)
     say("store", tmp_path / "old", tmp_path / "store")
-    apply = ("apply", tmp_path / "plan", "--store", tmp_path / "store", "--model", tiny_bundle)
-    apply = (*apply, "--images", source, "--batch", 7)
+    where = ("--store", tmp_path / "store", "--images", source)
+    apply = ("apply", tmp_path / "plan", *where, "--model", tiny_bundle, "--batch", 7)
     with pytest.raises(DataError, match="no new vector for the gallery's id"):
         say(*apply, "--seed", 4)  # another seed makes other classes test classes
     assert "v1 -> v2, live" in say(*apply, "--seed", 3)

@@ -186,6 +186,28 @@ def test_a_server_that_does_not_answer_is_said_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_server_is_the_same_code_and_its_loss_is_one_line(tmp_path: Path) -> None:
+    """Milvus's protocol over a socket, as a server speaks it; behind it stands the embedded engine."""
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+    server, engine, port = start_server_in_thread(str(tmp_path / "data"))
+    store = open_store(f"http://127.0.0.1:{port}", "cloud")
+    rows = embeddings(60)
+    assert load_gallery(store, rows) == "v1"
+    store.create("v2", NEW)
+    store.write("v2", embeddings(60, NEW))
+    store.point("v2")
+    assert store.live() == "v2"
+    again = open_store(f"http://127.0.0.1:{port}", "cloud")  # many may use a server at once
+    assert np.array_equal(again.read("v1", rows.ids).vectors, rows.vectors)
+    assert open_store(f"http://127.0.0.1:{port}", "other").versions() == {}
+    server.stop(grace=0).wait()
+    engine.close()
+    with pytest.raises(DataError, match=rf"^Milvus at http://127.0.0.1:{port}: ") as caught:
+        store.write("v2", embeddings(3, NEW))
+    assert "\n" not in str(caught.value)
+
+
 def test_the_embedded_file_serves_one_process(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "s.db"), create=True)
     code = f"from hetero.upgrades.stores import open_store; open_store({store.address!r})"
