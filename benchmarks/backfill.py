@@ -12,7 +12,7 @@ quarter, half and three quarters, then completed, compared row by row, and rolle
 Writes results/backfill*.{json,md,png}. Trainings, curves and the migration are kept in work/, so that the
 same command continues after a kill.
 
-    python benchmarks/backfill.py --root DATA                       two cores, about an hour and a half
+    python benchmarks/backfill.py --root DATA                       sized for two cores
     python benchmarks/backfill.py --root DATA --scale full --device cuda --seeds 5
     python benchmarks/backfill.py --only migration                  no data, no training
     python benchmarks/backfill.py --root DATA --scale trial         a few steps: does it run?

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from hetero.report.markdown import section
 from hetero.report.table import Table, row_of
 from hetero.retrieval import MAP, RECALL_AT_1, PerQuery, across_seeds, difference_across_seeds, search
 from hetero.runs import Run
-from hetero.upgrades.backfill.curve import Curve, backfill_curve, old_system, share_needed
+from hetero.upgrades.backfill.curve import Curve, backfill_curves, old_system, share_needed
 from hetero.upgrades.backfill.figure import curves_png
 from hetero.upgrades.backfill.mixed import Merge, Upgrade
 from hetero.upgrades.backfill.orders import ORDERS, OrderName, hit_counts, order
@@ -79,6 +78,7 @@ class Bench:
     def __init__(self, data: str, seed: int, options: argparse.Namespace) -> None:
         self.data, self.seed, self.options = data, seed, options
         self.folder = results.WORK / "backfill" / f"{data}-{options.scale}" / f"seed{seed}"
+        self._sides: dict[bool, tuple[Upgrade, Embeddings]] = {}
 
     @cached_property
     def run(self) -> Run:
@@ -118,22 +118,21 @@ class Bench:
         return test.select(gallery), test.select(np.sort(scored)), test.select(np.sort(logged))
 
     def curves(self, kind: str, name: OrderName) -> dict[str, Curve]:
-        """A curve for each metric, from disk where it was measured before."""
+        """A curve for each metric, from disk where they were measured before."""
         file = f"{kind}-{name}".replace(" ", "_").replace(",", "")
+        path = self.folder / "curves" / f"{file}.npz"
+        if not path.exists():
+            _save(path, self._measured(kind, name))
+        return _load(path, name)
 
-        def measure(metric: str) -> Curve:
-            compatible, merge = KINDS[kind]
-            upgrade, logged = self._upgrades(compatible)
-            hits = search(logged, upgrade.old_gallery, 10).rows
-            traffic = hit_counts(hits, len(upgrade.old_gallery))
-            rows = order(name, upgrade.old_gallery, seed=self.seed, traffic=traffic)
-            points = _POINTS[self.options.scale]
-            return backfill_curve(upgrade, rows, order=name, metric=metric, merge=merge, points=points)
-
-        return {
-            metric: _kept(self.folder / "curves" / f"{file}-{metric}.npz", name, metric, measure)
-            for metric in METRICS
-        }
+    def _measured(self, kind: str, name: OrderName) -> dict[str, Curve]:
+        compatible, merge = KINDS[kind]
+        upgrade, logged = self._upgrades(compatible)
+        hits = search(logged, upgrade.old_gallery, 10).rows
+        traffic = hit_counts(hits, len(upgrade.old_gallery))
+        rows = order(name, upgrade.old_gallery, seed=self.seed, traffic=traffic)
+        points = _POINTS[self.options.scale]
+        return backfill_curves(upgrade, rows, order=name, metrics=METRICS, merge=merge, points=points)
 
     def old_system(self, metric: str) -> PerQuery:
         """M(old, old)."""
@@ -142,10 +141,9 @@ class Bench:
         return found
 
     def _upgrades(self, compatible: bool) -> tuple[Upgrade, Embeddings]:
-        kept: dict[bool, tuple[Upgrade, Embeddings]] = self.__dict__.setdefault("_kept", {})
-        if compatible not in kept:
-            kept[compatible] = self.upgrade(compatible)
-        return kept[compatible]
+        if compatible not in self._sides:
+            self._sides[compatible] = self.upgrade(compatible)
+        return self._sides[compatible]
 
 
 def carry_out(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -231,14 +229,19 @@ def _draw(options: argparse.Namespace, data: str, rows: list[Row], before: list[
             temporary.write_bytes(curves_png(curves, before[0].mean))
 
 
-def _kept(path: Path, name: str, metric: str, measure: Callable[[str], Curve]) -> Curve:
-    if not path.exists():
-        curve = measure(metric)
-        fields = {k: getattr(curve, k) for k in ("shares", "values", "query_ids", "labels")}
-        with atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **fields)
+def _save(path: Path, curves: dict[str, Curve]) -> None:
+    """Every metric's curve in one file."""
+    first = curves[MAP]
+    columns: dict[str, Any] = {metric: curve.values for metric, curve in curves.items()}
+    columns |= {"shares": first.shares, "query_ids": first.query_ids, "labels": first.labels}
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **columns)
+
+
+def _load(path: Path, name: str) -> dict[str, Curve]:
     with np.load(path) as cell:
-        return Curve(name, metric, cell["shares"], cell["values"], cell["query_ids"], cell["labels"])
+        ids, labels, shares = cell["query_ids"], cell["labels"], cell["shares"]
+        return {metric: Curve(name, metric, shares, cell[metric], ids, labels) for metric in METRICS}
 
 
 def _embedded(model: Model, images: ImageSet) -> Embeddings:

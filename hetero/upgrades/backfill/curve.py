@@ -86,19 +86,40 @@ def backfill_curve(
 
     Cost: one exact search a point. DataError for a list that is no permutation, or fewer than two points.
     """
+    curves = backfill_curves(upgrade, rows, order=order, metrics=(metric,), merge=merge, points=points)
+    return curves[metric]
+
+
+def backfill_curves(
+    upgrade: Upgrade,
+    rows: Rows,
+    *,
+    order: str,
+    metrics: Sequence[str],
+    merge: Merge = "quantile",
+    points: int = POINTS,
+) -> dict[str, Curve]:
+    """`backfill_curve` of several metrics from the same searches."""
     count = len(upgrade.old_gallery)
     if not np.array_equal(np.sort(rows), np.arange(count)):
         raise DataError(f"the order {order!r} does not name each of {count} gallery rows once")
     if points < 2:
         raise DataError(f"{points} points make no curve: measure at least two")
     sizes = np.round(np.linspace(0, count, points)).astype(np.int64)
-    columns = []
+    columns: dict[str, list[PerQuery]] = {metric: [] for metric in metrics}
     for size in sizes:
         done = np.zeros(count, np.bool_)
         done[rows[:size]] = True
-        columns.append(evaluate_mixed(upgrade, done, merge).per_query(metric))
+        found = evaluate_mixed(upgrade, done, merge)
+        for metric, measured in columns.items():
+            measured.append(found.per_query(metric))
+    return {metric: _curve(order, sizes / count, measured) for metric, measured in columns.items()}
+
+
+def _curve(order: str, shares: Values, columns: Sequence[PerQuery]) -> Curve:
     values = np.stack([column.values for column in columns], axis=1)
-    return Curve(order, metric, sizes / count, values, columns[0].query_ids, columns[0].labels)
+    first = columns[0]
+    return Curve(order, first.metric, shares, values, first.query_ids, first.labels)
 
 
 def old_system(upgrade: Upgrade, metric: str = MAP) -> PerQuery | None:
