@@ -161,6 +161,14 @@ def test_a_closed_store_opens_again_as_it_was(store: GalleryStore) -> None:
     again.close()
 
 
+def test_an_address_means_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store("store", create=True).address == str(tmp_path.resolve() / "store")
+    store = open_store("store.db", create=True)
+    assert store.address == str(tmp_path.resolve() / "store.db")
+    store.close()
+
+
 def test_a_store_that_is_gone_or_something_else_is_said_in_one_line(tmp_path: Path) -> None:
     for address in (tmp_path / "nothing", tmp_path / "nothing.db"):
         with pytest.raises(DataError, match=r"no gallery store|is gone") as caught:

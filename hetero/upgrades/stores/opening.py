@@ -16,10 +16,13 @@ def open_store(address: str, name: str = "gallery", *, create: bool = False) -> 
     name: of the gallery, in Milvus. create: make it where nothing is. DataError when it is gone, or is
     something else; MissingExtra where pymilvus is not installed.
     """
-    if address.startswith(("http://", "https://")) or address.endswith(".db"):
+    if address.startswith(("http://", "https://")):
         return MilvusStore(address, name, create=create)
     if "://" in address:
         raise DataError(f"{address} is no gallery store: give a folder, FILE.db, or http(s)://HOST:PORT")
-    if not create and not Path(address, "store.json").is_file():
-        raise DataError(f"there is no gallery store at {address}: make one with 'hetero upgrade store'")
-    return FileStore(Path(address))
+    path = Path(address).expanduser().resolve()  # a migration goes on from any working directory
+    if path.suffix == ".db":
+        return MilvusStore(str(path), name, create=create)
+    if not create and not (path / "store.json").is_file():
+        raise DataError(f"there is no gallery store at {path}: make one with 'hetero upgrade store'")
+    return FileStore(path)
