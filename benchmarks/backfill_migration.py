@@ -158,6 +158,6 @@ def _page(found: dict[str, Any]) -> str:
         f"| roll back | {found['rollback_s']:.1f} | | {found['back']['v1']['rows']} | v1 | rolled-back |\n\n"
         f"After completion v2 holds {after['rows']} rows: {after['lost']} lost, {after['doubled']} doubled, "
         f"{after['other']} different from what was embedded, bit for bit; v1 likewise before and after the "
-        f"rollback. Batches of {found['batch']}; seconds are whole commands, start of the interpreter "
-        "included.\n"
+        f"rollback. Batches of {found['batch']}; seconds are wall clock of whole commands, start of the "
+        "interpreter included, and depend on what else the machine does.\n"
     )
