@@ -108,6 +108,7 @@ PARTS_WITH_FIGURES = (
     ("docs/gates.md", "## Compressed galleries"),
     ("docs/objectives.md", "## Which one"),
     ("docs/quantisation.md", "## What it brings"),
+    ("docs/backfilling.md", "## Figures"),
     ("docs/devices.md", "## What it looked like"),
     ("docs/devices-latency.md", "## How good it is"),
     ("docs/devices-emulated.md", "### What it proves"),

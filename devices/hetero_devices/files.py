@@ -27,7 +27,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        with _disk_full_explained(path):
+        with disk_full_explained(path):
             yield temporary
         temporary.chmod(0o644 & ~_umask())
         os.replace(temporary, path)
@@ -41,7 +41,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        with _disk_full_explained(path):
+        with disk_full_explained(path):
             yield temporary
         temporary.chmod(0o755 & ~_umask())
         if path.exists():
@@ -80,7 +80,8 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def _disk_full_explained(path: Path) -> Iterator[None]:
+def disk_full_explained(path: Path) -> Iterator[None]:
+    """Turn "no space left" into DiskFull naming what was to be written."""
     try:
         yield
     except OSError as error:

@@ -24,6 +24,7 @@ VERBS = {
     "bench": "Run a bundle on devices: search, drift, flips, latency, memory, and gates.",
     "matrix": "Compare query and gallery models: M(q, g) with intervals.",
     "flips": "Which queries did the old system answer that the new one does not? With a gate.",
+    "upgrade": "A new model for an old gallery: evaluate, link, plan, migrate, roll back, draw the graph.",
     "report": "Evaluate a run's exported artefacts and write the report; exit 1 if a gate fails.",
 }
 

@@ -37,10 +37,15 @@ def show(report: Report, console: Console | None = None) -> None:
 
 def print_matrix(matrix: Matrix, console: Console | None = None) -> None:
     """Print one compatibility matrix; on standard output unless a console is given."""
+    print_table(tables.matrix(matrix), console)
+
+
+def print_table(content: Table, console: Console | None = None) -> None:
+    """Print one table; on standard output unless a console is given."""
     require("rich", "train")
     from rich.console import Console
 
-    (console or Console()).print(_table(tables.matrix(matrix)))
+    (console or Console()).print(_table(content))
 
 
 def _table(content: Table) -> RichTable:

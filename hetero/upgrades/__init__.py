@@ -1,1 +1,1 @@
-"""Graceful upgrades: what a new model may break, and how to keep it from breaking."""
+"""Graceful upgrades: a new model beside an old gallery, and how to keep it from breaking anything."""

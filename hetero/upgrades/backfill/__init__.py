@@ -1,0 +1,1 @@
+"""What to re-embed first, what it brings, what it costs, and how to search meanwhile."""

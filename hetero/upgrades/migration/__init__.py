@@ -1,0 +1,1 @@
+"""Carrying out a backfill plan on a gallery store: killable, pausable, reversible."""
