@@ -23,6 +23,7 @@ VERBS = {
     "devices": "List, add and examine devices; make runners, measure their blocks.",
     "bench": "Run a bundle on devices: search, drift, flips, latency, memory, and gates.",
     "matrix": "Compare query and gallery models: M(q, g) with intervals.",
+    "upgrade": "Link a new model's space to an old one's, and back.",
     "report": "Evaluate a run's exported artefacts and write the report; exit 1 if a gate fails.",
 }
 

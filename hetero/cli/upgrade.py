@@ -1,0 +1,20 @@
+"""`hetero upgrade`."""
+
+from __future__ import annotations
+
+import click
+
+from hetero.cli.link import command as link
+
+
+@click.group("upgrade")
+def command() -> None:
+    """A new model beside an old gallery: links between their spaces. --json is per verb.
+
+    \b
+    Example:
+      hetero upgrade link fit old-vectors new-vectors -o new-to-old.link
+    """
+
+
+command.add_command(link)
