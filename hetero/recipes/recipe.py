@@ -120,6 +120,9 @@ class ExportConfig(Config):
     calibration: CalibrationConfig = CalibrationConfig()
     mixed: MixedConfig = MixedConfig()
     golden: int = Field(default=16, ge=1, description="images whose vectors travel with the bundle")
+    link: str | None = Field(
+        default=None, description="a link file: the exported student embeds into its target space"
+    )
 
     @model_validator(mode="after")
     def _in_every_format(self) -> ExportConfig:
