@@ -36,7 +36,7 @@ from hetero.recipes.resolve import resolve
 from hetero_devices.errors import RecipeError
 
 CLASSES, DIM, BATCH = 4, 16, 12
-ABLE = [term for term in TERMS if Need.MAPS not in term.needs]
+ABLE = [term for term in TERMS if not {Need.MAPS, Need.MODELS} & term.needs]
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -95,6 +95,7 @@ def test_a_term_without_what_it_needs_is_refused_in_one_line(term: type[Term]) -
         Need.VECTORS: given(anchor=False, head=None, reference=None),
         Need.HEAD: given(head=None),
         Need.MAPS: given(),
+        Need.MODELS: given(),
     }
     for need in term.needs:
         with pytest.raises(RecipeError, match=f"the term {name_of(term)!r} needs") as caught:

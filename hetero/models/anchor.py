@@ -29,7 +29,7 @@ Split = Literal["train", "validation", "test"]
 class Anchor:
     """A frozen model of which at least the embeddings are known.
 
-    encoder: None for a black box; head: class prototypes float32 [C, D] or None;
+    encoder: None for a black box; head: class prototypes float32 [C, D] or None; classes: their names;
     stored: embeddings by split, for a black box; cost: None where the network cannot be seen.
     """
 
@@ -38,6 +38,7 @@ class Anchor:
     head: Tensor | None = None
     cost: Cost | None = None
     stored: dict[str, Embeddings] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def embed(self, split: Split, images: ImageSet) -> Embeddings:
         """The anchor's embeddings of `images`, which are (a part of) the named split."""
@@ -50,7 +51,7 @@ class Anchor:
 
 def from_model(model: store.Model) -> Anchor:
     """An anchor trained by this library."""
-    return Anchor(model.space, model.encoder, model.head, model.cost)
+    return Anchor(model.space, model.encoder, model.head, model.cost, classes=model.classes)
 
 
 def from_module(module: nn.Module, preprocessing: Preprocessing, head: Tensor | None = None) -> Anchor:

@@ -28,12 +28,16 @@ _network: TypeAdapter[Family] = TypeAdapter(NetworkConfig)
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with its architecture and space; head: class prototypes float32 [C, D] or None."""
+    """A trained network with its architecture and space.
+
+    head: class prototypes float32 [C, D] or None; classes: their names in that order, () where unknown.
+    """
 
     deploy: Deploy
     config: Family | ForeignConfig
     space: Space
     head: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def encoder(self) -> TorchEncoder:
@@ -55,6 +59,7 @@ class Model:
             "space": self.space.to_json(),
             "weights_sha256": weights_digest(self.deploy.network).hex(),
             "training": training,
+            "classes": list(self.classes),
         }
         write_json(folder / DESCRIPTION, description)
 
@@ -79,7 +84,10 @@ def load(folder: Path) -> Model:
             f"the weights in {folder} are not those its description names: train or copy it again"
         )
     head = load_tensors(folder / _HEAD)[0]["prototypes"] if (folder / _HEAD).exists() else None
-    return Model(Deploy(network, preprocessing).eval(), config, space, head)
+    classes = tuple(map(str, description.get("classes", ())))  # models of earlier versions say nothing
+    if head is not None and classes and len(classes) != len(head):
+        raise ModelError(f"{folder} names {len(classes)} classes for a head of {len(head)}: train it again")
+    return Model(Deploy(network, preprocessing).eval(), config, space, head, classes)
 
 
 def define_space(network: nn.Module, preprocessing: Preprocessing, dim: int) -> Space:

@@ -45,4 +45,5 @@ def prefix_anchor(anchor: Anchor, dim: int) -> Anchor:
         head=anchor.head[:, :dim].contiguous() if anchor.head is not None else None,
         cost=anchor.cost,
         stored={split: prefix(embeddings, dim) for split, embeddings in anchor.stored.items()},
+        classes=anchor.classes,
     )

@@ -55,9 +55,14 @@ def cross_supcon(student: Tensor, anchor: Tensor, labels: Tensor, temperature: f
     Supervised contrast (Khosla et al., NeurIPS 2020, eq. 2) from student to anchor: `--contra` of openBCT.
     student, anchor: unit float [N, D]; labels: int64 [N]. The own anchor vector is one of the positives.
     """
+    return supcon_by_query(student, anchor, labels, temperature).mean()
+
+
+def supcon_by_query(student: Tensor, anchor: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """`cross_supcon` before the mean: float [N], one value a query."""
     same = same_class(labels)
     likelihood = F.log_softmax(student @ anchor.T / temperature, 1)
-    return -((likelihood * same).sum(1) / same.sum(1)).mean()
+    return -(likelihood * same).sum(1) / same.sum(1)
 
 
 def info_nce(

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from hetero.config import Config
+from hetero.retrieval.ranking import search
 from hetero_devices.errors import RecipeError
+from hetero_devices.space import Embeddings, Space
 
 
 class Need(StrEnum):
@@ -26,6 +29,7 @@ class Need(StrEnum):
     )
     HEAD = "head"  # the anchor's class prototypes
     MAPS = "maps"  # the anchor's feature maps
+    MODELS = "models"  # other trained models, whose folders the term itself names
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,15 @@ class Supervision:
 
     labels: int64 [N], training classes 0..C-1; targets: unit float32 [N, D], the anchor's embeddings
     of the same views, or None where there is no anchor; items: int64 [N], which training items these are;
-    raw: float32 [N, D], the student's output before it was normalised.
+    raw: float32 [N, D], the student's output before it was normalised; pixels: float32 [N, 3, S, S], 0..255,
+    the views themselves, for terms that ask further models.
     """
 
     labels: Tensor
     targets: Tensor | None
     items: Tensor | None = None
     raw: Tensor | None = None
+    pixels: Tensor | None = None
 
     @property
     def anchor(self) -> Tensor:
@@ -50,7 +56,7 @@ class Supervision:
 
     def to(self, device: str) -> Supervision:
         """The same on a torch device."""
-        optional = (self.targets, self.items, self.raw)
+        optional = (self.targets, self.items, self.raw, self.pixels)
         return Supervision(self.labels.to(device), *(t if t is None else t.to(device) for t in optional))
 
 
@@ -73,6 +79,17 @@ class Reference:
         """float32 [classes, D], unit norm: the mean vector of every class."""
         return class_centres(self.vectors, self.labels, classes)
 
+    def answered(self) -> Tensor:
+        """bool [M]: whether the anchor finds another image of the class first, among all training items.
+
+        That is Recall@1, leave-one-out: what the old system answers right on the images it is upgraded with.
+        """
+        rows = np.arange(len(self.vectors), dtype=np.int64)
+        labels = self.labels.numpy()
+        known = Embeddings(self.vectors.numpy(), rows, labels, Space("0" * 16, self.vectors.shape[1]))
+        first = search(known, known, 1).rows[:, 0]
+        return torch.from_numpy((labels[first] == labels) & (first >= 0))
+
 
 @dataclass(frozen=True)
 class Given:
@@ -81,7 +98,8 @@ class Given:
     classes: of the training data; dim: of the space, which is that of the student's embeddings;
     anchor: whether targets exist; head: the anchor's class prototypes float32 [C, D], or None;
     reference: gives the anchor's vectors of all training items (asked only by terms that use them);
-    seed: of everything a term draws when it is built.
+    seed: of everything a term draws when it is built; head_classes: int64 [C], which training class each
+    of the anchor's prototypes stands for, -1 for none of them; None where the classes have no names.
     """
 
     classes: int
@@ -90,6 +108,23 @@ class Given:
     head: Tensor | None
     reference: Callable[[], Reference] | None = None
     seed: int = 0
+    head_classes: Tensor | None = None
+
+    @property
+    def seen(self) -> Tensor:
+        """int64 [S]: `head_classes`; without names the anchor's classes are taken to be the first ones.
+
+        RecipeError where the anchor then has more classes than the data.
+        """
+        assert self.head is not None  # refused when the objective was built
+        if self.head_classes is not None:
+            return self.head_classes
+        if len(self.head) > self.classes:
+            raise RecipeError(
+                f"the anchor's head has {len(self.head)} classes without names, the data has {self.classes}: "
+                "train the anchor with this version of hetero, which stores their names"
+            )
+        return torch.arange(len(self.head))
 
     @property
     def offers(self) -> frozenset[Need]:
@@ -144,12 +179,14 @@ class Term(Config):
     """A line of an objective. A new term is a subclass in its own file, listed in `terms.py`.
 
     needs: what must be there; source: where it was published; control: it is in the library to show what
-    does not work, and is expected to lose.
+    does not work, and is expected to lose; own_space: it classifies and does not lead into the anchor's
+    space, so a model trained by such terms alone is in a space of its own.
     """
 
     needs: ClassVar[frozenset[Need]]
     source: ClassVar[str]
     control: ClassVar[bool] = False
+    own_space: ClassVar[bool] = False
 
     term: str
     weight: float = Field(default=1.0, gt=0)
@@ -158,9 +195,14 @@ class Term(Config):
     def build(self, given: Given) -> Task:
         """The task of this line; everything in `needs` is there."""
 
+    @property
+    def brings(self) -> frozenset[Need]:
+        """What this line names itself, so that nobody else need offer it."""
+        return frozenset()
+
     def check(self, given: Given) -> None:
         """Raise RecipeError, in one line, when something this term needs is not offered."""
-        missing = [need for need in Need if need in self.needs - given.offers]
+        missing = [need for need in Need if need in self.needs - self.brings - given.offers]
         if missing:
             raise RecipeError(f"the term {self.term!r} needs {_explained(missing[0], given)}")
 
@@ -168,6 +210,8 @@ class Term(Config):
 def _explained(need: Need, given: Given) -> str:
     if need is Need.LABELS:
         return "labels, and this data has fewer than two classes: use a label-free term"
+    if need is Need.MODELS:
+        return "other trained models: name their folders in its 'references'"
     if not given.anchor:
         return "an anchor; this model is trained without one"
     if need is Need.HEAD:

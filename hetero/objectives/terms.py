@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hetero.objectives.basis import BasisConfig
 from hetero.objectives.boundary import ElasticBoundaryConfig, LceConfig
+from hetero.objectives.congruent import FocalKlConfig, FocalLmConfig, PctNaiveConfig
 from hetero.objectives.contrastive import (
     AmlContrastiveConfig,
     AmlTripletConfig,
@@ -18,13 +19,16 @@ from hetero.objectives.contrastive import (
     RactConfig,
 )
 from hetero.objectives.controls import LogitsConfig, PktConfig, RawMseConfig, RkdConfig
+from hetero.objectives.focal import FocalContrastConfig, FocalRegressionConfig
 from hetero.objectives.heads import (
     CompositeHeadConfig,
     FrozenHeadConfig,
     SoftHeadConfig,
     SynthesisedHeadConfig,
 )
+from hetero.objectives.inhibition import ElodiConfig, LdiConfig
 from hetero.objectives.maps import UgdConfig
+from hetero.objectives.margins import MptConfig
 from hetero.objectives.mixing import MixedConfig
 from hetero.objectives.neighbours import CsdConfig, D3StillConfig, RamlConfig, RopConfig
 from hetero.objectives.prefix import PrefixRegressionConfig, PrefixSoftmaxConfig
@@ -73,9 +77,17 @@ AnyTerm = (
     | MixedConfig
     | HocConfig
     | BasisConfig
+    | FocalRegressionConfig
+    | FocalContrastConfig
     | MarginSoftmaxConfig
     | PrefixSoftmaxConfig
     | SimplexConfig
+    | PctNaiveConfig
+    | FocalKlConfig
+    | FocalLmConfig
+    | LdiConfig
+    | ElodiConfig
+    | MptConfig
     | RawMseConfig
     | RkdConfig
     | PktConfig

@@ -223,7 +223,7 @@ class Recipe(Config):
         }
         for key, terms in objectives.items():
             for term in terms:
-                if term.needs - {Need.LABELS}:
+                if term.needs - {Need.LABELS, Need.MODELS}:
                     raise ValueError(f"{key}: the term {term.term!r} needs an anchor, and here there is none")
         return self
 

@@ -69,7 +69,7 @@ def render(report: Report) -> str:
         findings=tables.findings(report),
         bars=_bars(report.headline) if report.headline else (),
         metric=display_name(report.headline.metric) if report.headline else "",
-        first=[table for table in (devices(report),) if table.rows],
+        first=[table for table in (*report.tables, devices(report)) if table.rows],
         gates=_shown(tables.gates(report)),
         folded=_folded(tables.gates(report)),
         maps=[_heat_map(matrix) for matrix in report.matrices],

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from hetero.report.table import Table
 from hetero.retrieval.compatibility import Criterion
 from hetero.retrieval.intervals import Comparison, Estimate
 from hetero.retrieval.matrix import Matrix
@@ -188,6 +189,8 @@ class Figure:
 class Report:
     """Everything one run found. created: ISO 8601 date; recipe: as resolved; scores in [0, 1].
 
+    summary, sentences: the verdict and what is said under it, where it is about neither a compatibility
+    criterion nor devices; tables: shown before all others, and values: the numbers behind them.
     drift: as parity, of an artefact on another device against the same file on this machine.
     """
 
@@ -211,6 +214,10 @@ class Report:
     galleries: tuple[GalleryRow, ...] = ()
     gates: tuple[Gate, ...] = ()
     figures: tuple[Figure, ...] = ()
+    summary: str = ""
+    sentences: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

@@ -15,6 +15,8 @@ from hetero.retrieval.metrics import display_name
 
 def verdict(report: Report) -> str:
     """What was found, in a few words; the first line of every report."""
+    if report.summary:
+        return report.summary
     if report.criterion is None:
         return _gates_verdict(report) if report.runs else "No compatibility criterion was tested"
     return f"The compatibility criterion {'holds' if report.criterion.holds else 'does not hold'}"
@@ -33,7 +35,7 @@ def _gates_verdict(report: Report) -> str:
 
 def findings(report: Report) -> list[str]:
     """The sentences under the verdict."""
-    sentences = [report.criterion.sentence] if report.criterion else []
+    sentences = [*report.sentences, *([report.criterion.sentence] if report.criterion else [])]
     if report.retention:
         kept = (
             f"{wording.percent(report.retention.value)} % (95 % interval {wording.bounds(report.retention)})"
@@ -63,7 +65,8 @@ def _own_gallery(versus: Versus) -> str:
 def brief(report: Report) -> list[Table]:
     """What fits a terminal: the result, the gates, and one line an artefact."""
     short = devices_in_short(report) if report.runs else artefacts(report)
-    return [table for table in (headline(report), gates_in_short(report), short) if table.rows]
+    shown = (*report.tables, headline(report), gates_in_short(report), short)
+    return [table for table in shown if table.rows]
 
 
 def gates_in_short(report: Report) -> Table:
@@ -92,6 +95,7 @@ def artefacts(report: Report) -> Table:
 def tables(report: Report) -> list[Table]:
     """Every table that has rows, in reading order."""
     found = [
+        *report.tables,
         headline(report),
         gates(report),
         *(matrix(each) for each in report.matrices),

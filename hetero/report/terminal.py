@@ -24,7 +24,8 @@ def show(report: Report, console: Console | None = None) -> None:
     from rich.text import Text
 
     out = console or Console()
-    holds = report.criterion.holds if report.criterion else bool(report.runs) and report.passed
+    judged = bool(report.runs or report.summary)
+    holds = report.criterion.holds if report.criterion else judged and report.passed
     out.print(Text(report.title, style="bold"))
     out.print(Text(tables.verdict(report), style="bold green" if holds else "bold yellow"))
     for sentence in tables.findings(report):

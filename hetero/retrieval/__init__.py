@@ -25,8 +25,11 @@ from hetero.retrieval.evaluation import (
     summarise,
 )
 from hetero.retrieval.flips import (
+    ClassFlips,
     Flips,
     flips,
+    flips_by_class,
+    negative_flips,
 )
 from hetero.retrieval.intervals import (
     Comparison,
@@ -116,6 +119,7 @@ __all__ = [
     "R_PRECISION",
     "Agreement",
     "Cell",
+    "ClassFlips",
     "Comparison",
     "Criterion",
     "CrossEvaluation",
@@ -154,12 +158,14 @@ __all__ = [
     "evaluate",
     "evaluate_landmarks",
     "flips",
+    "flips_by_class",
     "landmark_precision",
     "map_at_r",
     "mcnemar",
     "metric",
     "metrics",
     "ndcg_at_k",
+    "negative_flips",
     "old_clusters_on_new",
     "open_set",
     "overlap",

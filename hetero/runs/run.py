@@ -11,7 +11,7 @@ RUN/report/              report.html, report.md, report.json
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -200,19 +200,23 @@ class Run:
         given = given_by(
             self.items, targets, dim, training.anchor.head if training.anchor else None, recipe.seed
         )
+        if training.anchor and training.anchor.classes:
+            given = replace(given, head_classes=_places(training.anchor.classes, self.items.class_names))
         torch.manual_seed(recipe.seed)
         deploy = Deploy(_started(build(training.network), training.start), self.preprocessing)
         objective = Objective(training.objective, given)
         batches = Batches(self.items, recipe.data.augment, training.fit.batch, recipe.seed, targets)
         fit = Fit(deploy, objective, training.fit, folder, recipe.seed)
         trained = fit.run(batches).to("cpu")
+        anchored = training.anchor and not all(term.own_space for term in training.objective)
         space = (
             training.anchor.space
-            if training.anchor
+            if training.anchor and anchored
             else define_space(trained.network, self.preprocessing, dim)
         )
-        head = objective.cpu().head() if training.anchor is None else None
-        Model(trained, training.network, space, head).save(
+        head = objective.cpu().head()
+        classes = () if head is None else self.items.class_names
+        Model(trained, training.network, space, head, classes).save(
             folder, {"recipe": recipe.name, "seed": recipe.seed}
         )
         (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -255,6 +259,12 @@ def given_by(
         return Reference(targets.reference(), items.labels(np.arange(len(items))))
 
     return Given(items.classes, dim, anchor=True, head=head, reference=cache(reference), seed=seed)
+
+
+def _places(names: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
+    """int64 [S]: the place of each name among the classes, -1 where it is none of them."""
+    place = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([place.get(name, -1) for name in names], dtype=torch.int64)
 
 
 def _differences(old: object, new: object, prefix: str = "") -> list[str]:

@@ -23,8 +23,8 @@ class TrainingItems:
     def __init__(self, images: ImageSet, rotations: bool = False) -> None:
         self.images = images
         self.turns = _TURNS if rotations else 1
-        known, self._labels = np.unique(images.labels, return_inverse=True)
-        self.image_classes = len(known)
+        self._known, self._labels = np.unique(images.labels, return_inverse=True)
+        self.image_classes = len(self._known)
 
     def __len__(self) -> int:
         return len(self.images) * self.turns
@@ -32,6 +32,14 @@ class TrainingItems:
     @property
     def classes(self) -> int:
         return self.image_classes * self.turns
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class, in order; a turned class is called after its quarter turns."""
+        names = [self.images.class_names[label] for label in self._known]
+        return tuple(
+            name if turn == 0 else f"{name} turned {turn}" for turn in range(self.turns) for name in names
+        )
 
     @property
     def size(self) -> int:

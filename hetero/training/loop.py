@@ -83,7 +83,9 @@ class Fit:
         ):
             raw = self.deploy.raw(pixels)
             embeddings = self.deploy.unit_norm(raw)
-        losses: dict[str, Tensor] = self.objective(embeddings.float(), replace(supervision, raw=raw))
+        losses: dict[str, Tensor] = self.objective(
+            embeddings.float(), replace(supervision, raw=raw, pixels=pixels)
+        )
         return losses
 
     def _log(self, step: int, losses: dict[str, Tensor], norm: Tensor) -> None:

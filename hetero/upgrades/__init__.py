@@ -1,1 +1,1 @@
-"""Graceful upgrades: a new model beside an old gallery, and old models beside a new one."""
+"""Graceful upgrades: a new model beside an old gallery, and how to keep it from breaking anything."""
