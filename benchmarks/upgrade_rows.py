@@ -56,20 +56,36 @@ def _links(kind: str, *changes: list[str]) -> tuple[AnySetting, ...]:
     return tuple(LinkSetting(changed(method_named(kind), each)) for each in changes)
 
 
-_OWN = {"term": "margin_softmax"}
+_OWN: dict[str, Any] = {"term": "margin_softmax"}
 _DEFAULT = [term.model_dump(mode="json") for term in UPGRADE_OBJECTIVE]
-_HEAVY = [_DEFAULT[0], *({**term, "weight": 3 * term["weight"]} for term in _DEFAULT[1:])]
+_HEAVY: list[dict[str, Any]] = [
+    _DEFAULT[0],
+    *({**term, "weight": 3 * term["weight"]} for term in _DEFAULT[1:]),
+]
 
 DEFAULT, MERGE = "default", "rank merge"
 
+
+def _bct(**fields: Any) -> tuple[AnySetting, ...]:
+    """Two weights of the influence."""
+    return _trained(*([_line("bct", influence=weight, **fields)] for weight in (1, 3)))
+
+
+def _beside_own(term: str, *weights: float) -> tuple[AnySetting, ...]:
+    """An own classifier, and a term at two weights."""
+    return _trained(*([_OWN, _line(term, weight=weight)] for weight in weights))
+
+
+def _line(term: str, **fields: Any) -> dict[str, Any]:
+    return {"term": term, **fields}
+
+
 ROWS: dict[str, tuple[AnySetting, ...]] = {
-    "L2": _trained(*([_OWN, {"term": "l2_regression", "weight": w}] for w in (1, 10))),
-    "BCT": _trained(*([{"term": "bct", "normalised": False, "influence": w}] for w in (1, 3))),
-    "BCT, normalised head": _trained(*([{"term": "bct", "influence": w, "margin": 0.2}] for w in (1, 3))),
-    "BCT, synthesised prototypes": _trained(
-        *([{"term": "bct", "unseen": "synthesised", "influence": w, "margin": 0.2}] for w in (1, 3))
-    ),
-    "contrastive": _trained(*([_OWN, {"term": "cross_supcon", "weight": w}] for w in (0.3, 1))),
+    "L2": _beside_own("l2_regression", 1, 10),
+    "BCT": _bct(normalised=False),
+    "BCT, normalised head": _bct(margin=0.2),
+    "BCT, synthesised prototypes": _bct(margin=0.2, unseen="synthesised"),
+    "contrastive": _beside_own("cross_supcon", 0.3, 1),
     DEFAULT: _trained(_DEFAULT, _HEAVY),
     "BT2": _trained([{"term": "basis"}], [{"term": "basis", "pseudo": 1, "old": 5}]),
     "HOC": _trained([{"term": "hoc"}], [{"term": "hoc", "share": 0.5}]),

@@ -124,9 +124,7 @@ def test_links_that_cannot_go_along_are_refused(run: Run, tmp_path: Path) -> Non
         attached(run.student, link_of(run, "affine", side="gallery"))
     with pytest.raises(SpaceMismatch, match="needs the target model's own embeddings"):
         attached(run.student, link_of(run, "slerp", "share=0.5"))
-    elsewhere = Link(
-        **{**vars(link_of(run, "affine")), "source": Space("e" * 16, 16)}  # type: ignore[arg-type]
-    )
+    elsewhere = Link(**{**vars(link_of(run, "affine")), "source": Space("e" * 16, 16)})
     with pytest.raises(SpaceMismatch, match="starts elsewhere"):
         attached(run.student, elsewhere)
     with pytest.raises(RecipeError, match="ends before its unit norm"):
