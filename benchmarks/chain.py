@@ -17,7 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from functools import cache, cached_property
 from multiprocessing import get_context
 from typing import Any
 
@@ -64,9 +64,15 @@ class Series:
     def __init__(self, data: str, towards: str, seed: int, options: argparse.Namespace) -> None:
         self.data, self.towards, self.seed, self.options = data, towards, seed, options
         self.folder = results.WORK / "chain" / f"{data}-{options.scale}" / f"seed{seed}"
+        self._runs: dict[int, Run] = {}
 
     def run(self, version: int) -> Run:
         """The run of a version: the first holds an anchor, the others a student and its paragon."""
+        if version not in self._runs:
+            self._runs[version] = self._opened(version)
+        return self._runs[version]
+
+    def _opened(self, version: int) -> Run:
         (steps, batch), networks = FIT[self.data][self.options.scale], NETWORKS[self.options.scale]
         part = "student" if version else "anchor"
         pairs = [
@@ -101,21 +107,30 @@ class Series:
         return [f"anchor.source={folders[-1]}", f"anchor.also=[{','.join(map(str, also))}]"]
 
     def train(self) -> None:
-        """Every version and every paragon, oldest first."""
+        """Every version, oldest first, and its paragon, which is the same however it is upgraded."""
         _ = self.run(0).whole_anchor
         for version in range(1, len(VERSIONS)):
-            _ = self.run(version).student, self.run(version).alone
+            _ = self.run(version).student
+            if self.towards == TOWARDS[0]:
+                _ = self.run(version).alone
 
-    def chain(self, metric: str) -> Chain:
-        """All versions on both sides of the last run's test images, which are those of every run."""
+    @cached_property
+    def versions(self) -> dict[str, Sides]:
+        """Every version on both sides of the last run's test images, which are those of every run."""
         last = self.run(len(VERSIONS) - 1)
-        versions = {VERSIONS[0]: anchor_sides(self.run(0).whole_anchor, last)}
-        paragons: dict[str, Sides] = {}
-        for number in range(1, len(VERSIONS)):
-            run = self.run(number)
-            versions[VERSIONS[number]] = model_sides(run.student, last)
-            paragons[VERSIONS[number]] = model_sides(run.alone, last)
-        return evaluate_chain(versions, paragons, metric=metric)
+        first = {VERSIONS[0]: anchor_sides(self.run(0).whole_anchor, last)}
+        return first | {VERSIONS[n]: model_sides(self.run(n).student, last) for n in range(1, len(VERSIONS))}
+
+    @cached_property
+    def paragons(self) -> dict[str, Sides]:
+        """The same of the paragons; asked of the chain that trains them."""
+        last = self.run(len(VERSIONS) - 1)
+        return {VERSIONS[n]: model_sides(self.run(n).alone, last) for n in range(1, len(VERSIONS))}
+
+
+def _chain(data: str, towards: str, metric: str, seed: int, words: tuple[str, ...]) -> Chain:
+    paragons = _series(data, TOWARDS[0], seed, words).paragons
+    return evaluate_chain(_series(data, towards, seed, words).versions, paragons, metric=metric)
 
 
 @cache
@@ -171,7 +186,7 @@ def main() -> None:
     for data in options.data:
         for towards in TOWARDS:
             for metric in METRICS:
-                chains = [_series(data, towards, seed, words).chain(metric) for seed in range(options.seeds)]
+                chains = [_chain(data, towards, metric, seed, words) for seed in range(options.seeds)]
                 page += "\n" + section(data, towards, chains, NETWORKS[options.scale])
                 found[f"{data} {towards} {metric}"] = [chain.to_json() for chain in chains]
     scale = "" if options.scale == "default" else f"-{options.scale}"
