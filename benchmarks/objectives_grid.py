@@ -48,7 +48,8 @@ def _changed(term: TermConfig) -> str:
         for k, field in type(term).model_fields.items()
         if k not in ("term", "weight") and getattr(term, k) != field.default
     }
-    return f"({', '.join(f'{k}={v:g}' for k, v in own.items())})" if own else ""
+    shown = {k: v if isinstance(v, str) else f"{v:g}" for k, v in own.items()}
+    return f"({', '.join(f'{k}={v}' for k, v in shown.items())})" if own else ""
 
 
 def _line(term: str, **fields: Any) -> dict[str, Any]:

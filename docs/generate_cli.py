@@ -24,9 +24,19 @@ def reference() -> str:
         command = cli.get_command(context, verb)
         assert command is not None
         sections.append(_section(f"hetero {verb}", command))
-        if isinstance(command, click.Group):
-            sections += [_section(f"hetero {verb} {name}", each) for name, each in command.commands.items()]
+        sections += _below(f"hetero {verb}", command)
     return "\n".join([_HEADER, *sections])
+
+
+def _below(name: str, command: click.Command) -> list[str]:
+    """Every verb of a group, and of the groups in it."""
+    if not isinstance(command, click.Group):
+        return []
+    return [
+        section
+        for verb, each in command.commands.items()
+        for section in (_section(f"{name} {verb}", each), *_below(f"{name} {verb}", each))
+    ]
 
 
 def _section(name: str, command: click.Command) -> str:

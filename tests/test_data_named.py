@@ -119,7 +119,7 @@ def test_unknown_names_and_missing_paths(tmp_path: Path) -> None:
         load("omniglott", size=8)
     with pytest.raises(DataError, match=r"no data at .*nowhere: the named sets are glyphs, omniglot"):
         load(tmp_path / "nowhere", size=8)
-    assert set(NAMES) == {"glyphs", "omniglot", "cifar100", "caltech101"}
+    assert set(NAMES) == {"glyphs", "omniglot", "cifar100", "cifar100-closed", "caltech101"}
 
 
 def test_a_path_is_split_by_class(tiny: Path) -> None:

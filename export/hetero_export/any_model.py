@@ -11,10 +11,12 @@ from hetero.models.foreign.config import ForeignConfig
 from hetero.models.foreign.source import open_model
 from hetero.models.store import weights_digest
 from hetero.recipes.recipe import ExportConfig
+from hetero.upgrades.links.attach import attached
 from hetero_devices.bundle import Bundle
 from hetero_devices.errors import RecipeError
 from hetero_export.bundle import write_bundle
 from hetero_export.choosing import calibration, spread
+from hetero_export.loop import opened_link
 
 
 class ModelRecipe(ForeignConfig):
@@ -42,6 +44,9 @@ def export_model(recipe: ModelRecipe, folder: Path) -> Bundle:
             "golden images: give data=FOLDER (or a named data set, see 'hetero data')"
         )
     model = open_model(recipe.model, recipe.seed)
+    link = opened_link(recipe.export)
+    if link is not None:
+        model = attached(model, link)
     size, root = model.deploy.preprocessing.size, Path(recipe.root) if recipe.root else None
     images = data.load(recipe.data, size=size, root=root, seed=recipe.seed).train
     return write_bundle(
@@ -58,5 +63,6 @@ def export_model(recipe: ModelRecipe, folder: Path) -> Bundle:
             "weights": recipe.weights,
             "seed": recipe.seed,
             "weights_sha256": weights_digest(model.deploy.network).hex(),
+            **({"link": link.digest} if link else {}),
         },
     )

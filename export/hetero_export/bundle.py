@@ -124,7 +124,9 @@ def _fused(model: Model) -> Model:
     deploy = model.deploy
     network = fused(deploy.network, deploy.preprocessing.size)
     return (
-        model if network is deploy.network else replace(model, deploy=Deploy(network, deploy.preprocessing))
+        model
+        if network is deploy.network
+        else replace(model, deploy=Deploy(network, deploy.preprocessing, deploy.unit_norm))
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hetero import report as reports
 from hetero.models.store import Model, weights_digest
@@ -11,6 +12,8 @@ from hetero.report import Report
 from hetero.runs import Run
 from hetero.runs.evaluation import evaluate
 from hetero.runs.finishing import finished
+from hetero.upgrades.links.attach import attached
+from hetero.upgrades.links.link import Link
 from hetero_devices.bundle import MANIFEST, Bundle
 from hetero_devices.devices import Device
 from hetero_devices.errors import RecipeError
@@ -30,14 +33,21 @@ def export_run(run: Run, folder: Path | None = None, config: ExportConfig | None
     folder, config = folder or run.folder / "bundle", config or run.recipe.export
     images = calibration(run.splits.train, config, run.recipe.seed)
     for_int8 = _finished(run, config, images)
-    source = {"weights_sha256": _digest(run.student), "export": config.model_dump(mode="json")}
+    settings = config.model_dump(mode="json", exclude={"link"})
+    source: dict[str, Any] = {"weights_sha256": _digest(run.student), "export": settings, "link": None}
     source |= {f"{format}_int8_weights_sha256": _digest(model) for format, model in for_int8.items()}
+    student, link = run.student, opened_link(config)
+    if link is not None:
+        source["link"] = link.digest
+        student = attached(student, link)
+        for_int8 = {format: attached(model, link) for format, model in for_int8.items()}
     if (folder / MANIFEST).is_file():
         bundle = Bundle.open(folder)
-        if source.items() <= ({"export": source["export"]} | bundle.manifest.source).items():
+        defaults = {"export": settings, "link": None}  # of bundles of older versions
+        if source.items() <= (defaults | bundle.manifest.source).items():
             return bundle
     return write_bundle(
-        run.student,
+        student,
         folder,
         name=run.recipe.name,
         calibration=images,
@@ -69,6 +79,19 @@ def _finished(run: Run, config: ExportConfig, found: Calibration | None) -> dict
             f"{found.method!r} would cut them: leave it at minmax"
         )
     return {format: finished(run, format, found.images) for format in config.formats}
+
+
+def opened_link(config: ExportConfig) -> Link | None:
+    """The link that the export is to carry, if any; RecipeError where a precision cannot carry one."""
+    if config.link is None:
+        return None
+    integer_ends = sorted({"int8_io", "uint8_io"} & {*config.precisions})
+    if integer_ends:
+        raise RecipeError(
+            f"export.link: a file of precision {integer_ends[0]!r} ends before its unit norm, where the link "
+            "stands: choose others of export.precisions"
+        )
+    return Link.load(Path(config.link).expanduser())
 
 
 def _digest(model: Model) -> str:

@@ -17,6 +17,7 @@ from hetero_export.layers import Layer, grouped
 Array = npt.NDArray[Any]
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+_TAIL = "unit_norm."
 _BLOCK = 8  # images at once; all activations of a block are held in memory
 
 
@@ -34,8 +35,12 @@ def prepared(source: Path) -> Any:
 
 
 def span(model: Any) -> slice:
-    """The nodes from the first to the last with weights; pixels' front and unit norm lie outside."""
-    weighted = [index for index, node in enumerate(model.graph.node) if node.op_type in _WEIGHTED]
+    """The nodes from the first to the last with weights; pixels' front and the tail lie outside.
+
+    The tail is the unit norm, and a link where one was attached, whose weights bear the unit norm's name.
+    """
+    nodes = model.graph.node
+    weighted = [i for i, n in enumerate(nodes) if n.op_type in _WEIGHTED and not n.input[1].startswith(_TAIL)]
     if not weighted:
         raise ModelError(f"the network has no {', '.join(_WEIGHTED)} to quantise: export fp32 only")
     return slice(weighted[0], weighted[-1] + 1)

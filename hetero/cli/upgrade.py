@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import click
 
+from hetero.cli.evaluate import command as evaluate
 from hetero.cli.graph import graph
+from hetero.cli.link import command as link
 from hetero.cli.migration import COMMANDS
 
 
 @click.group("upgrade")
 def command() -> None:
-    """A new model for an old gallery: plan the order, migrate a store, cut over, roll back.
+    """A new model beside an old gallery: what it is worth, links between spaces, re-embedding in peace.
 
-    The old version stays live and searchable until every image has a new vector. `graph` says which
-    models still find their way in which galleries. --json is per verb.
+    `evaluate` and `graph` say which models still find their way in which galleries; `link` fits a map between
+    two spaces; `plan` to `rollback` move a gallery, whose old version stays live until every image has a new
+    vector. --json is per verb.
 
     \b
     Example:
+      hetero upgrade evaluate runs/new
+      hetero upgrade link fit old-vectors new-vectors -o new-to-old.link
       hetero upgrade plan old/gallery --new-gallery new/gallery --new-queries new/queries -o plan
       hetero upgrade store old/gallery cloud.db
       hetero upgrade apply plan --store cloud.db --embeddings new/gallery
@@ -25,5 +30,5 @@ def command() -> None:
     """
 
 
-for each in (*COMMANDS, graph):
+for each in (evaluate, graph, link, *COMMANDS):
     command.add_command(each)

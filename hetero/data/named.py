@@ -5,9 +5,11 @@ omniglot: trains on images_background.zip (964 characters of 30 alphabets), test
   so that no script is on both sides.
 cifar100: classes in name order, 0-49 train with the images of train/, 50-99 test with the images of test/;
   leave-one-out.
+cifar100-closed: all 100 classes on both sides, the images of train/ and of test/; leave-one-out.
 caltech101: classes in name order, the first 50 train, the last 50 test; leave-one-out.
 
-Validation of the latter two: the last training classes by name.
+Validation of cifar100 and caltech101: the last training classes by name; of cifar100-closed the last images
+of every class in train/.
 """
 
 from __future__ import annotations
@@ -97,6 +99,11 @@ def _split_cifar100(files: list[Decoded], validation_share: float) -> Splits:
     return _hold_out(train, test, validation_share)
 
 
+def _split_cifar100_closed(files: list[Decoded], validation_share: float) -> Splits:
+    assert files[0].splits is not None, "the file of this digest has train/ and test/"
+    return by_column(files[0].images, files[0].splits, validation_share)
+
+
 def _split_caltech101(files: list[Decoded], validation_share: float) -> Splits:
     images = files[0].images
     names = images.class_names
@@ -113,15 +120,16 @@ _OMNIGLOT = {
     "evaluation": "4adf3fd49a10cd5b622aa11bb416fc7c3a3488900975d95549d53a1845a08c23",
 }
 
+_CIFAR100 = {"cifar100.zip": "d0a7f41eb467aa8a1175790fc2c0ecc0c0422a1a0d0354aa12f9d8c9f7abab2e"}
+
 NAMED = {
     "omniglot": NamedSet(
         {f"omniglot/images_{part}.zip": sha256 for part, sha256 in _OMNIGLOT.items()},
         _split_omniglot,
         group_pattern=r"_(\d+)\.",
     ),
-    "cifar100": NamedSet(
-        {"cifar100.zip": "d0a7f41eb467aa8a1175790fc2c0ecc0c0422a1a0d0354aa12f9d8c9f7abab2e"}, _split_cifar100
-    ),
+    "cifar100": NamedSet(_CIFAR100, _split_cifar100),
+    "cifar100-closed": NamedSet(_CIFAR100, _split_cifar100_closed),
     "caltech101": NamedSet(
         {"caltech101-96px.zip": "a4444710e40d8ed160247441004db9856ca03bc74c7d144a8b24930600a9c3e8"},
         _split_caltech101,

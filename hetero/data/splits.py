@@ -91,6 +91,29 @@ def _last_of_each_class(images: ImageSet, share: float) -> Bools:
     return held
 
 
+def restricted(images: ImageSet, classes: int | None, share: float, seed: int) -> ImageSet:
+    """A training set cut down, as an older model may have had it: fewer classes, fewer images of each.
+
+    classes: the first by name, None for all; share: of every class' images, drawn by `seed`, at least one.
+    Rows keep their order and ids. Raises DataError when there are not so many classes.
+    """
+    if classes is not None:
+        if classes > len(images.class_names):
+            raise DataError(
+                f"train_classes is {classes}, the training set has {len(images.class_names)} classes: "
+                "ask for fewer, or for none to be left out"
+            )
+        images = images.classes(sorted(images.class_names)[:classes])
+    if share == 1:
+        return images
+    order = np.random.default_rng(seed).permutation(len(images))
+    kept = np.zeros(len(images), np.bool_)
+    for label in range(len(images.class_names)):
+        rows = order[images.labels[order] == label]
+        kept[rows[: max(1, round(share * len(rows)))]] = True
+    return images.select(kept)
+
+
 def cut(names: Sequence[str], share: float, held_out: str) -> tuple[Sequence[str], Sequence[str]]:
     """(kept, the last `share` of the names): for a positive share at least one, never all."""
     if not 0 <= share < 1:

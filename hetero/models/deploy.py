@@ -9,13 +9,18 @@ from hetero_devices.space import Preprocessing
 
 
 class Deploy(nn.Module):
-    """[N, S, S, 3] pixels 0..255 (uint8, or float32 of those values) -> float32 [N, D], unit norm."""
+    """[N, S, S, 3] pixels 0..255 (uint8, or float32 of those values) -> float32 [N, D], unit norm.
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+    tail: what ends in the unit norm, where that is more than the unit norm alone (`upgrades.links.attach`).
+    """
+
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocessing, tail: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.preprocessing = preprocessing
-        self.unit_norm = UnitNorm()
+        self.unit_norm = UnitNorm() if tail is None else tail  # quantisers leave it in float, by this name
 
     def raw(self, pixels: Tensor) -> Tensor:
         """float32 [N, 3, S, S], 0..255 -> float32 [N, D], not normalised."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
 
@@ -39,7 +39,8 @@ class Supervision:
     labels: int64 [N], training classes 0..C-1; targets: unit float32 [N, D], the anchor's embeddings
     of the same views, or None where there is no anchor; items: int64 [N], which training items these are;
     raw: float32 [N, D], the student's output before it was normalised; pixels: float32 [N, 3, S, S], 0..255,
-    the views themselves, for terms that ask further models.
+    the views themselves, for terms that ask further models; others: unit float32 [N, D] each, the embeddings
+    of the same views by further old models of the anchor's space.
     """
 
     labels: Tensor
@@ -47,6 +48,11 @@ class Supervision:
     items: Tensor | None = None
     raw: Tensor | None = None
     pixels: Tensor | None = None
+    others: tuple[Tensor, ...] = ()
+
+    def towards(self, number: int) -> Supervision:
+        """What is seen of one of several old models: the first, or one of the others."""
+        return replace(self, targets=self.others[number - 1]) if number else self
 
     @property
     def anchor(self) -> Tensor:
@@ -57,7 +63,9 @@ class Supervision:
     def to(self, device: str) -> Supervision:
         """The same on a torch device."""
         optional = (self.targets, self.items, self.raw, self.pixels)
-        return Supervision(self.labels.to(device), *(t if t is None else t.to(device) for t in optional))
+        targets, items, raw, pixels = (t if t is None else t.to(device) for t in optional)
+        others = tuple(t.to(device) for t in self.others)
+        return Supervision(self.labels.to(device), targets, items, raw, pixels, others)
 
 
 @dataclass(frozen=True)

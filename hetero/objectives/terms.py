@@ -26,6 +26,7 @@ from hetero.objectives.heads import (
     SoftHeadConfig,
     SynthesisedHeadConfig,
 )
+from hetero.objectives.influence import BctConfig
 from hetero.objectives.inhibition import ElodiConfig, LdiConfig
 from hetero.objectives.maps import UgdConfig
 from hetero.objectives.margins import MptConfig
@@ -72,6 +73,7 @@ AnyTerm = (
     | SynthesisedHeadConfig
     | SoftHeadConfig
     | CompositeHeadConfig
+    | BctConfig
     | LceConfig
     | ElasticBoundaryConfig
     | MixedConfig
@@ -110,20 +112,32 @@ def needs_of(terms: Iterable[Term]) -> frozenset[Need]:
 
 
 class Objective(nn.Module):
-    """The weighted sum of terms; calling it gives each weighted term by name."""
+    """The weighted sum of terms; calling it gives each weighted term by name.
 
-    def __init__(self, configs: Sequence[Term], given: Given) -> None:
-        """Raise RecipeError when a term needs what the anchor or the data does not offer."""
+    Towards several old models of one space, a term that looks at an anchor is there once for each of them,
+    with the term's weight divided among them; `others` are what is known of all but the first.
+    """
+
+    def __init__(self, configs: Sequence[Term], given: Given, others: Sequence[Given] = ()) -> None:
+        """Raise RecipeError when a term needs what an anchor or the data does not offer."""
         super().__init__()
-        for config in configs:
-            config.check(given)
-        self.terms = nn.ModuleDict({f"{i}_{c.term}": c.build(given) for i, c in enumerate(configs)})
-        self.weights = [c.weight for c in configs]
+        self.terms = nn.ModuleDict()
+        self.weights: list[float] = []
+        self.towards: list[int] = []
+        for index, config in enumerate(configs):
+            anchors = [given, *others] if config.needs - {Need.LABELS, Need.MODELS} else [given]
+            for number, each in enumerate(anchors):
+                config.check(each)
+                name = f"{index}_{config.term}" + (f"_{number}" if number else "")
+                self.terms[name] = config.build(each)
+                self.weights.append(config.weight / len(anchors))
+                self.towards.append(number)
 
     def forward(self, embeddings: Tensor, supervision: Supervision) -> dict[str, Tensor]:
+        tasks = zip(self.weights, self.towards, self.terms.items(), strict=True)
         return {
-            name: weight * task(embeddings, supervision)
-            for weight, (name, task) in zip(self.weights, self.terms.items(), strict=True)
+            name: weight * task(embeddings, supervision.towards(number))
+            for weight, number, (name, task) in tasks
         }
 
     def head(self) -> Tensor | None:

@@ -7,8 +7,10 @@ from difflib import get_close_matches
 
 from hetero.data.augment import AugmentConfig
 from hetero.models.build import preset
+from hetero.objectives.contrastive import CrossSupConConfig
+from hetero.objectives.neighbours import CsdConfig
 from hetero.objectives.terms import MarginSoftmaxConfig, RegressionConfig
-from hetero.recipes.recipe import AnchorConfig, DataConfig, MeasureConfig, Recipe, StudentConfig
+from hetero.recipes.recipe import AnchorConfig, DataConfig, GateConfig, MeasureConfig, Recipe, StudentConfig
 from hetero.training.optimizer import FitConfig
 from hetero_devices.errors import RecipeError
 
@@ -71,7 +73,31 @@ def caltech101() -> Recipe:
     )
 
 
-BUILTIN: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (demo, omniglot, cifar100, caltech101)}
+def upgrade() -> Recipe:
+    """A new model into the space of an old one: give anchor.source=OLD_RUN/anchor, its data and its size.
+
+    The anchor is the old model, the student the new one, as large as you like; the student trained alone is
+    the paragon. 'hetero upgrade evaluate' says whether the upgrade is worth it.
+    """
+    return Recipe(
+        name="upgrade",
+        student=StudentConfig(
+            network=preset("residual-m"),
+            objective=UPGRADE_OBJECTIVE,
+            views=4,
+            fit=FitConfig(steps=6000),
+        ),
+        gates=GateConfig(criterion=False),  # that criterion is of a phone's student against itself alone
+    )
+
+
+UPGRADE_OBJECTIVE = (MarginSoftmaxConfig(), CsdConfig(), CrossSupConConfig(weight=0.1))
+"""What a new model learns in an upgrade: its classes, how the old model sees each image, and whose the old
+model's vectors are. The second term is the library's default objective; it needs no classes."""
+
+BUILTIN: dict[str, Callable[[], Recipe]] = {
+    f.__name__: f for f in (demo, omniglot, cifar100, caltech101, upgrade)
+}
 
 
 def builtin(name: str) -> Recipe:

@@ -31,6 +31,12 @@ class DataConfig(Config):
         default=None, description="where named data sets are downloaded from; else HETERO_DATA_URL"
     )
     validation_share: float = Field(default=0.1, ge=0, lt=1, description="of the training classes")
+    train_classes: int | None = Field(
+        default=None, ge=2, description="train on only so many of the training classes, the first by name"
+    )
+    train_share: float = Field(
+        default=1.0, gt=0, le=1, description="of the images of every training class, drawn by the seed"
+    )
     rotations: bool = Field(default=False, description="quarter turns of a class are classes of their own")
     protocol: str | None = Field(
         default=None, description="leave-one-out, one-per-class, group=N or designated"
@@ -50,6 +56,9 @@ class AnchorConfig(Config):
     """
 
     source: str = "train"
+    also: tuple[str, ...] = Field(
+        default=(), description="folders of further old models of the same space, for an upgrade of several"
+    )
     network: NetworkConfig = Field(default_factory=lambda: preset("residual-m"))
     objective: tuple[TermConfig, ...] = Field(default=(MarginSoftmaxConfig(),), min_length=1)
     fit: FitConfig = FitConfig(steps=6000, precision="bf16")
@@ -120,6 +129,9 @@ class ExportConfig(Config):
     calibration: CalibrationConfig = CalibrationConfig()
     mixed: MixedConfig = MixedConfig()
     golden: int = Field(default=16, ge=1, description="images whose vectors travel with the bundle")
+    link: str | None = Field(
+        default=None, description="a link file: the exported student embeds into its target space"
+    )
 
     @model_validator(mode="after")
     def _in_every_format(self) -> ExportConfig:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hetero.data import QueryGallery, Splits, load, protocol
+from hetero.data.splits import restricted
 from hetero.models import anchor as anchors
 from hetero.models import store
 from hetero.models.anchor import Anchor
@@ -39,7 +40,7 @@ from hetero.training.optimizer import FitConfig
 from hetero.training.views import CachedTargets, LiveTargets, StoredTargets, Targets, Views
 from hetero_devices.errors import DataError, RecipeError
 from hetero_devices.files import read_json, write_json
-from hetero_devices.space import Preprocessing
+from hetero_devices.space import Preprocessing, check_same
 
 _RECIPE = "recipe.json"
 _MAY_CHANGE = ("data.root", "data.base_url", "search.")  # where data lies; a search minds its own settings
@@ -92,16 +93,17 @@ class Run:
     @cached_property
     def splits(self) -> Splits:
         """Train, validation and test images of the recipe's data."""
-        data = self.recipe.data
-        return load(
+        data, seed = self.recipe.data, self.recipe.seed
+        whole = load(
             data.source,
             size=data.size,
             root=Path(data.root) if data.root else None,
             base_url=data.base_url,
             validation_share=data.validation_share,
-            seed=self.recipe.seed,
+            seed=seed,
             group_pattern=data.group_pattern,
         )
+        return replace(whole, train=restricted(whole.train, data.train_classes, data.train_share, seed))
 
     @cached_property
     def test(self) -> QueryGallery:
@@ -140,6 +142,16 @@ class Run:
         return anchors.from_model(self._trained(training))
 
     @cached_property
+    def others(self) -> tuple[Anchor, ...]:
+        """Further old models that the student is to be compatible with; they live in the anchor's space."""
+        found = tuple(anchors.bring(folder, self.preprocessing) for folder in self.recipe.anchor.also)
+        for folder, other in zip(self.recipe.anchor.also, found, strict=True):
+            check_same(self.whole_anchor.space, other.space, "the anchor", f"anchor.also={folder}")
+        if self.recipe.student.dimension != "prefix":
+            return found
+        return tuple(prefix_anchor(other, self.anchor.space.dim) for other in found)
+
+    @cached_property
     def student(self) -> Model:
         """The student trained into the anchor's space."""
         config, anchor = self.recipe.student, self.anchor
@@ -153,6 +165,7 @@ class Run:
         Students of one run that are trained in several processes need it done before.
         """
         self.targets(self.anchor)
+        self._further(self.anchor.space.dim)
 
     def student_by(
         self,
@@ -197,15 +210,19 @@ class Run:
     def _train(self, training: _Training, folder: Path) -> None:
         recipe, dim = self.recipe, training.network.output_dim
         targets = self.targets(training.anchor) if training.anchor else None
-        given = given_by(
-            self.items, targets, dim, training.anchor.head if training.anchor else None, recipe.seed
-        )
-        if training.anchor and training.anchor.classes:
-            given = replace(given, head_classes=_places(training.anchor.classes, self.items.class_names))
+        given = self._given(training.anchor, targets, dim)
         torch.manual_seed(recipe.seed)
         deploy = Deploy(_started(build(training.network), training.start), self.preprocessing)
-        objective = Objective(training.objective, given)
-        batches = Batches(self.items, recipe.data.augment, training.fit.batch, recipe.seed, targets)
+        further = self._further(dim) if training.anchor else []
+        objective = Objective(training.objective, given, [known for known, _ in further])
+        batches = Batches(
+            self.items,
+            recipe.data.augment,
+            training.fit.batch,
+            recipe.seed,
+            targets,
+            [found for _, found in further],
+        )
         fit = Fit(deploy, objective, training.fit, folder, recipe.seed)
         trained = fit.run(batches).to("cpu")
         anchored = training.anchor and not all(term.own_space for term in training.objective)
@@ -221,7 +238,23 @@ class Run:
         )
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def targets(self, anchor: Anchor) -> Targets:
+    def _given(self, anchor: Anchor | None, targets: Targets | None, dim: int) -> Given:
+        """What an objective may be built from, towards one anchor or none."""
+        given = given_by(self.items, targets, dim, anchor.head if anchor else None, self.recipe.seed)
+        if not anchor or not anchor.classes:
+            return given
+        return replace(given, head_classes=_places(anchor.classes, self.items.class_names))
+
+    def _further(self, dim: int) -> list[tuple[Given, Targets]]:
+        """The same of the further old models."""
+        targets = [
+            self.targets(other, f"views-{number}") for number, other in enumerate(self.others, start=1)
+        ]
+        return [
+            (self._given(other, found, dim), found) for other, found in zip(self.others, targets, strict=True)
+        ]
+
+    def targets(self, anchor: Anchor, views: str = "views") -> Targets:
         """The anchor's embeddings of the training items, as the recipe says: cached, live or stored."""
         if anchor.encoder is None:
             if self.recipe.data.rotations:
@@ -233,8 +266,8 @@ class Run:
         encoder = on_device(anchor.encoder, student.fit.device)
         if not student.views:
             return LiveTargets(self.items, encoder)
-        views = Views(self.items, self.recipe.data.augment, student.views, self.recipe.seed)
-        return CachedTargets(self.folder / "anchor" / "views", views, encoder)
+        drawn = Views(self.items, self.recipe.data.augment, student.views, self.recipe.seed)
+        return CachedTargets(self.folder / "anchor" / views, drawn, encoder)
 
 
 def _started(network: nn.Module, weights: str | None) -> nn.Module:

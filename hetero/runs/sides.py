@@ -43,6 +43,11 @@ def all_sides(run: Run, bundle: Bundle, device: Device) -> dict[str, Sides]:
     """
     if bundle.manifest.source.get("weights_sha256") != weights_digest(run.student.deploy.network).hex():
         raise ModelError(f"the bundle {bundle.root} was exported from another student: export this run again")
+    if bundle.manifest.space != run.student.space:
+        raise ModelError(
+            f"the bundle {bundle.root} carries a link into space {bundle.manifest.space}: score it against a "
+            "gallery of that space, by 'hetero verify BUNDLE --queries IMAGES --gallery EMBEDDINGS'"
+        )
     cache = _Cache(run.folder / "embeddings", run.test)
     sides = {ANCHOR: _anchor_sides(run), STUDENT: _model_sides(run.student, run.test)}
     if run.recipe.student.alone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,32 +36,42 @@ class Batches:
         size: int,
         seed: int,
         targets: Targets | None = None,
+        others: Sequence[Targets] = (),
     ) -> None:
         self.items, self.config, self.seed, self.target_source = items, config, seed, targets
+        self.others = tuple(others)
         self.size = min(size, len(items))
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def __call__(self, step: int) -> Batch:
         epoch, rows = self._rows(step)
-        pixels, targets = self._inputs(rows, step, epoch)
-        return Batch(pixels, Supervision(self.items.labels(rows), targets, torch.from_numpy(rows)))
+        pixels, view = self._pixels(rows, step, epoch)
+        sources = [] if self.target_source is None else [self.target_source, *self.others]
+        targets = [_targets(source, rows, view, pixels) for source in sources]
+        first = targets[0] if targets else None
+        supervision = Supervision(
+            self.items.labels(rows), first, torch.from_numpy(rows), others=tuple(targets[1:])
+        )
+        return Batch(pixels, supervision)
 
     def _rows(self, step: int) -> tuple[int, npt.NDArray[np.int64]]:
         per_epoch = len(self.items) // self.size
         epoch, index = divmod(step, per_epoch)
         return epoch, self._order(epoch)[index * self.size : (index + 1) * self.size]
 
-    def _inputs(self, rows: npt.NDArray[np.int64], step: int, epoch: int) -> tuple[Tensor, Tensor | None]:
+    def _pixels(self, rows: npt.NDArray[np.int64], step: int, epoch: int) -> tuple[Tensor, int]:
+        """The views of a batch, and which of the cached ones they are."""
         source = self.target_source
         if isinstance(source, CachedTargets):
             view = epoch % source.views.count
-            return source.views.pixels(rows, view), source.targets(rows, view)
+            return source.views.pixels(rows, view), view
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         parameters = augment.draw(len(rows), generator)
-        pixels = augment.apply(self.items.pixels(rows), parameters, self.config)
-        if isinstance(source, LiveTargets):
-            return pixels, source.embed(pixels)
-        return pixels, source.targets(rows, 0) if source else None
+        return augment.apply(self.items.pixels(rows), parameters, self.config), 0
 
     def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.items))
+
+
+def _targets(source: Targets, rows: npt.NDArray[np.int64], view: int, pixels: Tensor) -> Tensor:
+    return source.embed(pixels) if isinstance(source, LiveTargets) else source.targets(rows, view)

@@ -1,0 +1,348 @@
+"""Upgrades: a new model for an old gallery. Who meets the criterion, with what gain, at what tax?
+
+CIFAR-100, 50 -> 100 classes (closed set: test images of all 100); Omniglot, 15 -> 27 alphabets (3 of the 30
+are for validation), test on unseen alphabets, a gallery of one drawer; Caltech-101, 20 -> 40 classes (10 are
+for validation), test on 50 unseen classes. The old network is of one family, the new one of another, and both
+are small, as two cores demand; the published setting is a ResNet-50 on CIFAR-100, see --scale full.
+
+Rows are trained into the old space (L2, BCT, contrast, the library's default, BT2, HOC), or link the old
+model with a new one trained alone (Procrustes, lambda-orthogonal, FCT, rank merge). Of each row's settings,
+trained for a part of the steps, the one with the best mean of new/old and new/new mAP on validation images,
+seed 0, is trained in full with every seed. Writes results/upgrade*.{json,md}. Each training and each scoring
+is a file in work/, so that the same command continues after a kill.
+
+    python benchmarks/upgrade.py --root DATA                              two cores
+    python benchmarks/upgrade.py --root DATA --scale full --device cuda
+    python benchmarks/upgrade.py --root DATA --data caltech101 --only default BT2
+    python benchmarks/upgrade.py --root DATA --scale trial                a few steps: does it run?
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import results
+import sharing
+from hetero.data import QueryGallery, load, protocol
+from hetero.data.named import alphabet
+from hetero.models.encoder import embed
+from hetero.models.store import Model
+from hetero.progress import track
+from hetero.recipes.resolve import changed, resolve
+from hetero.retrieval import MAP, Evaluation, evaluate, summarise
+from hetero.runs import Run
+from hetero.runs.sides import Sides
+from hetero.upgrades.links import Link, fit_link
+from hetero.upgrades.links.method import Method
+from hetero.upgrades.links.rank_merge import Part, impostor_scale, merged_ranking
+from hetero_devices.errors import RecipeError
+from hetero_devices.space import Embeddings
+from objectives import load as load_cell
+from objectives import save as save_cell
+from objectives_grid import Setting
+from objectives_table import METRICS, Scores
+from upgrade_rows import ROWS, AnySetting, LinkSetting, side_information
+from upgrade_table import UpgradeRow, fields, table
+
+Split = Literal["validation", "test"]
+
+SWEEP = 0.4
+"""Share of the steps that a setting is trained for while settings are compared on validation images."""
+
+COMMON: dict[str, tuple[str, ...]] = {
+    "default": (
+        "anchor.network=elastic-m",
+        "anchor.fit.precision=fp32",
+        "anchor.fit.batch=64",
+        "student.network=residual-s",
+        "student.fit.batch=64",
+        "student.views=2",
+    ),
+    "full": (
+        "anchor.network=residual-m",
+        "anchor.fit.batch=256",
+        "student.network={kind: timm, name: resnet50, pretrained: false, dim: 128}",
+        "student.fit.batch=256",
+        "student.views=8",
+    ),
+    "trial": (
+        "anchor.network=elastic-xs",
+        "anchor.fit.precision=fp32",
+        "anchor.fit.steps=4",
+        "student.network=residual-s",
+        "student.fit.steps=4",
+        "student.views=1",
+    ),
+}
+OF_DATA: dict[str, dict[str, tuple[str, ...]]] = {
+    "cifar100": {
+        "default": ("anchor.fit.steps=2000", "student.fit.steps=1200"),
+        "full": ("anchor.fit.steps=40000", "student.fit.steps=40000"),
+        "trial": (),
+    },
+    "omniglot": {
+        "default": ("anchor.fit.steps=1500", "student.fit.steps=900"),
+        "full": ("anchor.fit.steps=20000", "student.fit.steps=20000"),
+        "trial": (),
+    },
+    "caltech101": {
+        "default": ("data.size=48", "anchor.fit.steps=1000", "student.fit.steps=600"),
+        "full": ("anchor.fit.steps=10000", "student.fit.steps=10000"),
+        "trial": ("data.size=32",),
+    },
+}
+BASE: dict[str, tuple[str, ...]] = {
+    "cifar100": ("data.source=cifar100-closed", "data.validation_share=0.1", "data.rotations=false"),
+    "omniglot": ("data.validation_share=0.1", "data.rotations=false"),
+    "caltech101": ("data.validation_share=0.2",),
+}
+_OLD_ALPHABETS = 15
+_HALF = {"cifar100": 50, "caltech101": 20}
+
+
+def recipe_pairs(data: str, options: argparse.Namespace) -> list[str]:
+    """Changes of the built-in recipe called `data` that all runs on it share."""
+    pairs = [*COMMON[options.scale], *OF_DATA[data][options.scale], *BASE[data]]
+    pairs += [f"{part}.fit.device={options.device}" for part in ("anchor", "student")]
+    return pairs + ([f"data.root={options.root}"] if options.root else [])
+
+
+def old_classes(data: str, options: argparse.Namespace) -> int:
+    """How many training classes the old model knew: the first by name."""
+    if data != "omniglot":
+        return _HALF[data]
+    root = Path(options.root) if options.root else None
+    names = load("omniglot", size=32, root=root, validation_share=0.1).train.class_names
+    known = sorted({alphabet(name) for name in names})[:_OLD_ALPHABETS]
+    return sum(alphabet(name) in known for name in names)
+
+
+class Bench:
+    """One data set: by seed, a run of the old model, and one of everything that could replace it."""
+
+    def __init__(self, data: str, options: argparse.Namespace) -> None:
+        self.data, self.options = data, options
+        self.folder = results.WORK / "upgrade" / f"{data}-{options.scale}"
+        self._runs: dict[int, Run] = {}
+
+    def run(self, seed: int) -> Run:
+        """The run whose anchor is the old model of this seed, and whose students are new ones."""
+        if seed not in self._runs:
+            pairs = [*recipe_pairs(self.data, self.options), f"seed={seed}"]
+            few = f"data.train_classes={old_classes(self.data, self.options)}"
+            old = Run.open(self.folder / f"old{seed}", resolve(self.data, [*pairs, few]))
+            _ = old.whole_anchor
+            source = f"anchor.source={old.folder / 'anchor'}"
+            self._runs[seed] = Run.open(self.folder / f"seed{seed}", resolve(self.data, [*pairs, source]))
+        return self._runs[seed]
+
+    def prepare(self, seeds: int) -> None:
+        """Train the old models and the paragons, and cache what the processes then only read."""
+        for seed in track(range(seeds), f"{self.data}: old models", seeds):
+            self.run(seed).cache_views()
+            for split in ("validation", "test"):
+                self.old(seed, split)
+                self.independent(seed, split)
+
+    def old(self, seed: int, split: Split) -> Scores:
+        """old/old, on both sides of the pair."""
+
+        def compute() -> Scores:
+            values = _values(evaluate(*_pair(self._old(seed, split))))
+            return Scores(values, values)
+
+        return self._kept(f"old-{split}-{seed}", compute)
+
+    def independent(self, seed: int, split: Split) -> Scores:
+        """The new model trained alone against the old gallery (chance), and against its own: the paragon."""
+
+        def compute() -> Scores:
+            alone, old = self._alone(seed, split), self._old(seed, split)
+            cross = evaluate(alone.query, old.gallery, across_spaces=True)
+            return Scores(_values(cross), _values(evaluate(*_pair(alone))))
+
+        return self._kept(f"independent-{split}-{seed}", compute)
+
+    def score(self, setting: AnySetting, seed: int, split: Split) -> Scores:
+        """new/old and new/new, trained or fitted where that is still to be done; RecipeError if it cannot."""
+        compute = self._trained if isinstance(setting, Setting) else self._linked
+        return self._kept(
+            f"{setting.digest}-{split}-{seed}",
+            lambda: compute(setting, seed, split),  # type: ignore[arg-type]
+        )
+
+    def _trained(self, setting: Setting, seed: int, split: Split) -> Scores:
+        run = self.run(seed)
+        fit = run.recipe.student.fit
+        steps = round(fit.steps * SWEEP) if split == "validation" else fit.steps
+        fit = fit.model_copy(update={"rate": fit.rate * setting.rate, "steps": max(1, steps)})
+        new = _of_model(run, run.student_by(setting.objective, fit, f"{setting.digest}-{split}"), split)
+        cross = evaluate(new.query, self._old(seed, split).gallery)
+        return Scores(_values(cross), _values(evaluate(*_pair(new))))
+
+    def _linked(self, setting: LinkSetting, seed: int, split: Split) -> Scores:
+        paragon = self.independent(seed, split).symmetric
+        if setting.method is None:
+            return Scores(_values(self._merged(seed, split)), paragon)
+        link, old, alone = self._link(setting.method, seed), self._old(seed, split), self._alone(seed, split)
+        if link.side == "query":
+            return Scores(_values(evaluate(link(alone.query), old.gallery)), paragon)
+        side = side_information(self.run(seed).splits.train, _images(self.run(seed), split).gallery)
+        return Scores(_values(evaluate(alone.query, link(old.gallery, side))), paragon)
+
+    def _link(self, method: Method, seed: int) -> Link:
+        run = self.run(seed)
+        train = run.splits.train
+        old, new = run.anchor.embed("train", train), embed(run.alone.encoder, train)
+        if self.options.scale == "trial" and hasattr(method, "descent"):
+            method = changed(method, ["descent.steps=10"])
+        if method.sides[0] == "query":
+            return fit_link(method, new, old, seed=seed)
+        return fit_link(method, old, new, companion=side_information(train, train), seed=seed)
+
+    def _merged(self, seed: int, split: Split) -> Evaluation:
+        """Half of the gallery, drawn by the seed, re-embedded; the other half searched by the old model."""
+        run, old, new = self.run(seed), self._old(seed, split), self._alone(seed, split)
+        done = np.random.default_rng(seed).permutation(len(old.gallery)) < len(old.gallery) // 2
+        train = run.splits.train
+        known = (run.anchor.embed("train", train), embed(run.alone.encoder, train))
+        scales = [impostor_scale(embeddings, seed) for embeddings in known]
+        parts = [
+            Part(old.query, old.gallery.select(~done), scales[0]),
+            Part(new.query, new.gallery.select(done), scales[1]),
+        ]
+        return summarise(merged_ranking(parts))
+
+    def _old(self, seed: int, split: Split) -> Sides:
+        run = self.run(seed)
+        images = _images(run, split)
+        return Sides(run.anchor.embed(split, images.query), run.anchor.embed(split, images.gallery))
+
+    def _alone(self, seed: int, split: Split) -> Sides:
+        return _of_model(self.run(seed), self.run(seed).alone, split)
+
+    def _kept(self, name: str, compute: Callable[[], Scores]) -> Scores:
+        path = self.folder / "cells" / f"{name}.npz"
+        if not path.exists():
+            save_cell(path, compute())
+        return load_cell(path)
+
+
+def _images(run: Run, split: Split) -> QueryGallery:
+    if split == "test":
+        return run.test
+    name = run.recipe.data.protocol or run.splits.protocol
+    return protocol(name, run.splits.validation, run.recipe.seed)
+
+
+def _of_model(run: Run, model: Model, split: Split) -> Sides:
+    images = _images(run, split)
+    return Sides(embed(model.encoder, images.query), embed(model.encoder, images.gallery))
+
+
+def _pair(sides: Sides) -> tuple[Embeddings, Embeddings]:
+    return sides.query, sides.gallery
+
+
+def _values(found: Evaluation) -> dict[str, Any]:
+    return {metric: found.per_query(metric) for metric in METRICS}
+
+
+def row(bench: Bench, name: str, seeds: int) -> UpgradeRow:
+    """Choose the setting on validation images with seed 0, then test it with every seed."""
+    settings = ROWS[name]
+    try:
+        tried = [_chosen_by(bench.score(setting, 0, "validation")) for setting in settings]
+    except RecipeError as refusal:
+        return UpgradeRow(name, refused=str(refusal))
+    best = settings[int(np.argmax(tried))]
+    scores = tuple(bench.score(best, seed, "test") for seed in range(seeds))
+    return UpgradeRow(name, str(best), scores)
+
+
+def _chosen_by(scores: Scores) -> float:
+    """The mean of new/old and new/new mAP: compatible, and worth the upgrade."""
+    return (scores.asymmetric[MAP].mean + scores.symmetric[MAP].mean) / 2
+
+
+@cache
+def _bench(data: str, words: tuple[str, ...]) -> Bench:
+    """One a process and data set, so that images are read once."""
+    return Bench(data, _options(words))
+
+
+def train_all(options: argparse.Namespace, words: tuple[str, ...]) -> None:
+    """Train and score every row; the cells are read again afterwards."""
+    for data in options.data:
+        _bench(data, words).prepare(options.seeds)
+    tasks = [(data, name, words) for name in options.only for data in options.data]
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(_work, *task) for task in tasks]
+        for future in track(as_completed(futures), "upgrade", len(futures)):
+            future.result()
+
+
+def _work(data: str, name: str, words: tuple[str, ...]) -> None:
+    bench = _bench(data, words)
+    row(bench, name, bench.options.seeds)
+
+
+def main() -> None:
+    words = tuple(sys.argv[1:])
+    options = _options(words)
+    train_all(options, words)
+    page, found = _INTRODUCTION.format(share=f"{SWEEP:.0%}", seeds=options.seeds), {}
+    for data in options.data:
+        bench = _bench(data, words)
+        old, paragon = (
+            tuple(of(seed, "test") for seed in range(options.seeds)) for of in (bench.old, bench.independent)
+        )
+        rows = [UpgradeRow("independent", "trained alone", paragon)]
+        rows += [row(bench, name, options.seeds) for name in options.only]
+        page += "\n" + table(data, rows, old, paragon)
+        found[data] = fields(rows, old, paragon)
+    command = f"python benchmarks/upgrade.py --scale {options.scale} --seeds {options.seeds}"
+    stamp = results.stamp(command, ", ".join(options.data), 0)
+    results.write(_name(options), {"stamp": stamp, "data": found}, page)
+    print(page)
+
+
+_INTRODUCTION = """# Upgrades: new queries, an old gallery
+
+Percent, with 95 % bootstrap intervals over {seeds} training seeds and over test classes. Query model before
+gallery model. The criterion is that new/old beats old/old, with the whole interval of the difference above
+zero. Gain: the part of the paragon's advantage that new/old brings; tax: what new/new lacks to the
+paragon, in points. NFR: queries that old/old answers and new/old does not, at Recall@1. Of each row's
+settings, trained for {share} of the steps, the one with the best mean of new/old and new/new mAP on
+validation images (seed 0) is shown. Links serve a new model trained alone, so their new/new is the paragon's.
+FCT converts the old gallery, by 64 principal components of the pixels as side information. Rank merge is
+shown with half of the gallery re-embedded, where every other row has re-embedded nothing.
+"""
+
+
+def _name(options: argparse.Namespace) -> str:
+    whole = tuple(options.only) == tuple(ROWS) and tuple(options.data) == tuple(OF_DATA)
+    scale = "" if options.scale == "default" else f"-{options.scale}"
+    return f"upgrade{scale}{'' if whole else '-part'}"
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    parser = sharing.parser(__doc__, COMMON, OF_DATA)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=tuple(ROWS), default=list(ROWS))
+    parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The table of `upgrade.py`: the four searches of each row, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery, compatibility_tax, flips
+from hetero.retrieval.seeds import across_seeds, difference_across_seeds
+from hetero.upgrades.evaluation import gain_or_none
+from objectives_table import METRICS, Scores
+
+
+@dataclass(frozen=True)
+class UpgradeRow:
+    """A way to upgrade: its chosen setting, new/old (asymmetric) and new/new (symmetric) by seed.
+
+    refused: why there are none, where the method cannot be used here.
+    """
+
+    name: str
+    setting: str = ""
+    scores: tuple[Scores, ...] = ()
+    refused: str = ""
+
+
+_HEAD = (
+    "| row | old/old R@1, mAP | new/old R@1 | new/old mAP | new/new R@1, mAP | paragon R@1, mAP "
+    "| new/old − old/old R@1 | criterion | gain R@1, mAP | tax R@1, mAP | NFR | chosen on validation |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def table(data: str, rows: Sequence[UpgradeRow], old: Sequence[Scores], paragon: Sequence[Scores]) -> str:
+    """One data set's section."""
+    lines = [_line(row, old, paragon) for row in rows]
+    return "\n".join([f"## {data}\n", _HEAD, *lines]) + "\n"
+
+
+def fields(rows: Sequence[UpgradeRow], old: Sequence[Scores], paragon: Sequence[Scores]) -> dict[str, Any]:
+    """The rows for the JSON."""
+    return {row.name: _fields(row, old, paragon) for row in rows}
+
+
+def _fields(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores]) -> dict[str, Any]:
+    if row.refused:
+        return {"refused": row.refused}
+    by_metric = {
+        metric: {
+            "old_old": asdict(_summary(old, "symmetric", metric)),
+            "new_old": asdict(_summary(row.scores, "asymmetric", metric)),
+            "new_new": asdict(_summary(row.scores, "symmetric", metric)),
+            "paragon": asdict(_summary(paragon, "symmetric", metric)),
+            "difference": asdict(_difference(row, old, metric)),
+            "gain": _gain(row, old, paragon, metric),
+            "tax": _tax(row, paragon, metric),
+        }
+        for metric in METRICS
+    }
+    holds = _difference(row, old, RECALL_AT_1).low > 0
+    return {"setting": row.setting, "criterion": holds, "nfr": _nfr(row, old), **by_metric}
+
+
+def _line(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores]) -> str:
+    if row.refused:
+        return f"| {row.name} |{' – |' * 10} not run: {row.refused} |"
+    difference = _difference(row, old, RECALL_AT_1)
+    cells = (
+        _both(old, "symmetric"),
+        _percent(_summary(row.scores, "asymmetric", RECALL_AT_1)),
+        _percent(_summary(row.scores, "asymmetric", MAP)),
+        _both(row.scores, "symmetric"),
+        _both(paragon, "symmetric"),
+        f"{100 * difference.value:+.2f} ({100 * difference.low:+.2f} to {100 * difference.high:+.2f})",
+        "holds" if difference.low > 0 else "does not hold",
+        ", ".join(_share(_gain(row, old, paragon, metric)) for metric in METRICS),
+        ", ".join(f"{100 * _tax(row, paragon, metric):+.2f}" for metric in METRICS),
+        f"{100 * _nfr(row, old):.2f}",
+        row.setting,
+    )
+    return f"| {row.name} | {' | '.join(cells)} |"
+
+
+def _column(scores: Sequence[Scores], side: str, metric: str) -> list[PerQuery]:
+    return [getattr(one, side)[metric] for one in scores]
+
+
+def _summary(scores: Sequence[Scores], side: str, metric: str) -> Estimate:
+    """Mean over seeds; the interval resamples seeds and classes."""
+    runs = _column(scores, side, metric)
+    return across_seeds(runs, clusters=runs[0].labels).over_both
+
+
+def _difference(row: UpgradeRow, old: Sequence[Scores], metric: str) -> Estimate:
+    """new/old - old/old, paired by seed and query."""
+    a, b = _column(row.scores, "asymmetric", metric), _column(old, "symmetric", metric)
+    return difference_across_seeds(a, b, clusters=a[0].labels).over_both
+
+
+def _gain(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores], metric: str) -> float | None:
+    """Of the means over seeds."""
+    sides = ((row.scores, "asymmetric"), (old, "symmetric"), (paragon, "symmetric"))
+    return gain_or_none(*(_mean(scores, side, metric) for scores, side in sides))
+
+
+def _tax(row: UpgradeRow, paragon: Sequence[Scores], metric: str) -> float:
+    means = [_mean(scores, "symmetric", metric) for scores in (paragon, row.scores)]
+    return compatibility_tax(paragon=means[0], new_new=means[1])
+
+
+def _nfr(row: UpgradeRow, old: Sequence[Scores]) -> float:
+    """Mean over seeds, at Recall@1."""
+    pairs = zip(
+        _column(old, "symmetric", RECALL_AT_1), _column(row.scores, "asymmetric", RECALL_AT_1), strict=True
+    )
+    return float(np.mean([flips(a, b, resamples=1).nfr.value for a, b in pairs]))
+
+
+def _mean(scores: Sequence[Scores], side: str, metric: str) -> float:
+    return float(np.mean([each.mean for each in _column(scores, side, metric)]))
+
+
+def _both(scores: Sequence[Scores], side: str) -> str:
+    return ", ".join(f"{100 * _mean(scores, side, metric):.2f}" for metric in METRICS)
+
+
+def _percent(e: Estimate) -> str:
+    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
+
+
+def _share(gain: float | None) -> str:
+    return "–" if gain is None else f"{gain:.0%}"

@@ -1,0 +1,159 @@
+"""What an upgrade is worth: the four scores that decide, and what follows from them.
+
+M(q, g) has the query model first. old/old is what there is; new/old is what updating the queries alone
+brings; new/new is what re-embedding the gallery brings; the paragon is new*/new*, the new model trained
+without compatibility, on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hetero.models.anchor import Anchor
+from hetero.models.encoder import embed
+from hetero.models.store import Model
+from hetero.retrieval import (
+    RECALL_AT_1,
+    Criterion,
+    Estimate,
+    Evaluation,
+    Flips,
+    PerQuery,
+    bootstrap,
+    compatibility_criterion,
+    compatibility_tax,
+    evaluate,
+    flips,
+    update_gain,
+)
+from hetero.retrieval.intervals import CONFIDENCE, RESAMPLES
+from hetero.runs.run import Run
+from hetero.runs.sides import Sides
+from hetero_devices.errors import DataError
+
+
+@dataclass(frozen=True)
+class UpgradeScores:
+    """One metric of the four searches of an upgrade, over the same queries; paragon: None where unknown."""
+
+    old_old: PerQuery
+    new_old: PerQuery
+    new_new: PerQuery
+    paragon: PerQuery | None = None
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """The verdict on an upgrade.
+
+    Scores are means with intervals. criterion: M(new, old) > M(old, old). gain: the share of the paragon's
+    advantage that updating the queries alone brings, None without a paragon that beats the old model; tax:
+    M(new*, new*) - M(new, new), None without a paragon. flips: of queries from old/old to new/old, None
+    where the metric is no success bit.
+    """
+
+    metric: str
+    old_old: Estimate
+    new_old: Estimate
+    new_new: Estimate
+    paragon: Estimate | None
+    criterion: Criterion
+    gain: float | None
+    tax: float | None
+    flips: Flips | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate_upgrade(
+    old: Sides, new: Sides, paragon: Sides | None = None, *, metric: str = RECALL_AT_1, by_class: bool = True
+) -> Upgrade:
+    """The verdict from embeddings of one list of query images and one of gallery images.
+
+    old and new live in one space: a new model of a space of its own is converted by a link first.
+    Intervals resample classes, or queries where not `by_class`. Raises SpaceMismatch when old and new are
+    of different spaces, DataError for other images or an unknown metric.
+    """
+    return verdict(upgrade_scores(old, new, paragon, metric), by_class=by_class)
+
+
+def upgrade_scores(old: Sides, new: Sides, paragon: Sides | None, metric: str = RECALL_AT_1) -> UpgradeScores:
+    """The four searches of one metric. Errors as `evaluate_upgrade`."""
+
+    def score(query: Sides, gallery: Sides) -> PerQuery:
+        found: Evaluation = evaluate(query.query, gallery.gallery)
+        return found.per_query(metric)
+
+    best = None if paragon is None else score(paragon, paragon)
+    return UpgradeScores(score(old, old), score(new, old), score(new, new), best)
+
+
+def verdict(
+    scores: UpgradeScores,
+    *,
+    by_class: bool = True,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Upgrade:
+    """What follows from the four searches; DataError unless they are over the same queries."""
+    clusters = scores.old_old.labels if by_class else None
+    drawn: dict[str, Any] = {
+        "clusters": clusters, "resamples": resamples, "confidence": confidence, "seed": seed
+    }  # fmt: skip
+
+    def estimate(values: PerQuery) -> Estimate:
+        return bootstrap(values.values, **drawn)
+
+    best = scores.paragon
+    return Upgrade(
+        metric=scores.old_old.metric,
+        old_old=estimate(scores.old_old),
+        new_old=estimate(scores.new_old),
+        new_new=estimate(scores.new_new),
+        paragon=None if best is None else estimate(best),
+        criterion=compatibility_criterion(scores.new_old, scores.old_old, **drawn),
+        gain=None if best is None else gain_or_none(scores.new_old.mean, scores.old_old.mean, best.mean),
+        tax=None if best is None else compatibility_tax(paragon=best.mean, new_new=scores.new_new.mean),
+        flips=flips(scores.old_old, scores.new_old, **drawn) if _bits([scores.old_old]) else None,
+    )
+
+
+def gain_or_none(new_old: float, old_old: float, paragon: float) -> float | None:
+    """`update_gain`, or None where the paragon does not beat the old model and there is nothing to share."""
+    if not paragon > old_old:  # NaN: an unknown paragon
+        return None
+    return update_gain(new_old=new_old, old_old=old_old, paragon=paragon)
+
+
+def evaluate_run(run: Run, *, paragon: Run | None = None, metric: str = RECALL_AT_1) -> Upgrade:
+    """The verdict on a run whose anchor is the old model and whose student is the new one.
+
+    The paragon is the student trained alone, of `paragon` where that is given, else of the run itself where
+    its recipe trains one. Trains what is not there yet. SpaceMismatch when the student is in another space.
+    """
+    source = paragon or (run if run.recipe.student.alone else None)
+    alone = None if source is None else model_sides(source.alone, run)
+    return evaluate_upgrade(
+        anchor_sides(run.anchor, run), model_sides(run.student, run), alone, metric=metric
+    )
+
+
+def anchor_sides(anchor: Anchor, run: Run) -> Sides:
+    """An old model's embeddings of a run's test images."""
+    return Sides(anchor.embed("test", run.test.query), anchor.embed("test", run.test.gallery))
+
+
+def model_sides(model: Model, run: Run) -> Sides:
+    """A trained model's embeddings of a run's test images; DataError where it takes another image size."""
+    size = model.deploy.preprocessing.size
+    if size != run.recipe.data.size:
+        raise DataError(f"the model takes images of {size} px, the run's are of {run.recipe.data.size} px")
+    return Sides(embed(model.encoder, run.test.query), embed(model.encoder, run.test.gallery))
+
+
+def _bits(scores: Sequence[PerQuery]) -> bool:
+    return all(((each.values == 0) | (each.values == 1)).all() for each in scores)
