@@ -32,7 +32,7 @@ from hetero.recipes.resolve import resolve
 from hetero.retrieval import MAP, RECALL_AT_1
 from hetero.runs import Run
 from hetero.runs.sides import Sides
-from hetero.upgrades.chain import Chain, evaluate_chain
+from hetero.upgrades.chain import Chain, evaluate_chains
 from hetero.upgrades.evaluation import anchor_sides, model_sides
 
 Networks = tuple[str, str, str, str]
@@ -128,9 +128,11 @@ class Series:
         return {VERSIONS[n]: model_sides(self.run(n).alone, last) for n in range(1, len(VERSIONS))}
 
 
-def _chain(data: str, towards: str, metric: str, seed: int, words: tuple[str, ...]) -> Chain:
+@cache
+def _chains(data: str, towards: str, seed: int, words: tuple[str, ...]) -> dict[str, Chain]:
+    """By metric."""
     paragons = _series(data, TOWARDS[0], seed, words).paragons
-    return evaluate_chain(_series(data, towards, seed, words).versions, paragons, metric=metric)
+    return evaluate_chains(_series(data, towards, seed, words).versions, paragons, metrics=METRICS)
 
 
 @cache
@@ -186,7 +188,7 @@ def main() -> None:
     for data in options.data:
         for towards in TOWARDS:
             for metric in METRICS:
-                chains = [_chain(data, towards, metric, seed, words) for seed in range(options.seeds)]
+                chains = [_chains(data, towards, seed, words)[metric] for seed in range(options.seeds)]
                 page += "\n" + section(data, towards, chains, NETWORKS[options.scale])
                 found[f"{data} {towards} {metric}"] = [chain.to_json() for chain in chains]
     scale = "" if options.scale == "default" else f"-{options.scale}"

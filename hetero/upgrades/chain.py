@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from hetero.retrieval import (
     RECALL_AT_1,
+    Evaluation,
     Matrix,
     average_accuracy,
     average_compatibility,
@@ -58,35 +59,48 @@ def evaluate_chain(
     Raises SpaceMismatch when two versions are of different spaces, DataError for fewer than two versions,
     for other images, or for a paragon of no version.
     """
+    return evaluate_chains(versions, paragons, metrics=(metric,), by_class=by_class)[metric]
+
+
+def evaluate_chains(
+    versions: Mapping[str, Sides],
+    paragons: Mapping[str, Sides] | None = None,
+    *,
+    metrics: Sequence[str],
+    by_class: bool = True,
+) -> dict[str, Chain]:
+    """`evaluate_chain` by several metrics, from one search a pair."""
     if len(versions) < 2:
         raise DataError(f"{len(versions)} version(s) are no chain: give at least two, oldest first")
     paragons = dict(paragons or {})
     if unknown := sorted(paragons.keys() - versions.keys()):
         raise DataError(f"there is a paragon of {unknown[0]!r}, which is no version: {', '.join(versions)}")
-    first = next(iter(versions))
-    paragons.setdefault(first, versions[first])
     crossed = cross_evaluate(
         {name: sides.query for name, sides in versions.items()},
         {name: sides.gallery for name, sides in versions.items()},
     )
-    matrix = crossed.matrix(metric, by_class=by_class)
-    scores = matrix.scores()
-    best = tuple(_score(paragons[name], metric) if name in paragons else float("nan") for name in versions)
+    first = next(iter(versions))
+    own = {first: crossed[first, first]}  # its own paragon
+    own |= {name: evaluate(sides.query, sides.gallery) for name, sides in paragons.items()}
+    return {metric: _chain(crossed.matrix(metric, by_class=by_class), own) for metric in metrics}
+
+
+def _chain(matrix: Matrix, paragons: Mapping[str, Evaluation]) -> Chain:
+    scores, unknown = matrix.scores(), float("nan")
+    best = tuple(
+        paragons[name].per_query(matrix.metric).mean if name in paragons else unknown
+        for name in matrix.queries
+    )
     taxes = tuple(
         compatibility_tax(paragon=paragon, new_new=float(own))
         for paragon, own in zip(best, np.diag(scores), strict=True)
     )
-    return Chain(
-        matrix,
-        average_compatibility(scores),
-        average_accuracy(scores),
-        best,
-        taxes,
-        tax_growth(taxes),
-        tuple(
-            gain_or_none(float(s), float(scores[0, 0]), b) for s, b in zip(scores[:, 0], best, strict=True)
-        ),
+    gains = tuple(
+        gain_or_none(float(score), float(scores[0, 0]), paragon)
+        for score, paragon in zip(scores[:, 0], best, strict=True)
     )
+    compatibility, accuracy = average_compatibility(scores), average_accuracy(scores)
+    return Chain(matrix, compatibility, accuracy, best, taxes, tax_growth(taxes), gains)
 
 
 def tax_growth(taxes: tuple[float, ...]) -> float:
@@ -99,7 +113,3 @@ def tax_growth(taxes: tuple[float, ...]) -> float:
         return float("nan")
     (start, low), (end, high) = known[0], known[-1]
     return (high - low) / (end - start)
-
-
-def _score(sides: Sides, metric: str) -> float:
-    return evaluate(sides.query, sides.gallery).per_query(metric).mean
