@@ -39,12 +39,12 @@ from hetero.models.encoder import embed
 from hetero.models.store import Model
 from hetero.progress import track
 from hetero.recipes.resolve import changed, resolve
-from hetero.retrieval import MAP, Evaluation, evaluate, summarise
+from hetero.retrieval import MAP, Evaluation, evaluate
 from hetero.runs import Run
 from hetero.runs.sides import Sides
+from hetero.upgrades.backfill.mixed import Upgrade, evaluate_mixed
 from hetero.upgrades.links import Link, fit_link
 from hetero.upgrades.links.method import Method
-from hetero.upgrades.links.rank_merge import Part, impostor_scale, merged_ranking
 from hetero_devices.errors import RecipeError
 from hetero_devices.space import Embeddings
 from objectives import load as load_cell
@@ -212,16 +212,10 @@ class Bench:
 
     def _merged(self, seed: int, split: Split) -> Evaluation:
         """Half of the gallery, drawn by the seed, re-embedded; the other half searched by the old model."""
-        run, old, new = self.run(seed), self._old(seed, split), self._alone(seed, split)
+        old, new = self._old(seed, split), self._alone(seed, split)
         done = np.random.default_rng(seed).permutation(len(old.gallery)) < len(old.gallery) // 2
-        train = run.splits.train
-        known = (run.anchor.embed("train", train), embed(run.alone.encoder, train))
-        scales = [impostor_scale(embeddings, seed) for embeddings in known]
-        parts = [
-            Part(old.query, old.gallery.select(~done), scales[0]),
-            Part(new.query, new.gallery.select(done), scales[1]),
-        ]
-        return summarise(merged_ranking(parts))
+        upgrade = Upgrade(old.query, new.query, old.gallery, new.gallery)
+        return evaluate_mixed(upgrade, done, "calibrated")
 
     def _old(self, seed: int, split: Split) -> Sides:
         run = self.run(seed)
