@@ -34,7 +34,7 @@ from flips_grid import BASELINE, CLASSIFIERS, INDEPENDENT, NO_TREATMENT, RETRIEV
 from flips_table import Row, table, verdict
 from hetero.models import store
 from hetero.progress import track
-from hetero.retrieval import PerQuery
+from hetero.retrieval import PerQuery, negative_flip_bits
 from hetero_devices.errors import RecipeError
 
 TOLERATED = 0.005  # of error, where settings are chosen
@@ -66,17 +66,13 @@ def _best(scores: Sequence[tuple[float, float]], baseline: float) -> int:
     return min(good, key=lambda i: scores[i][1]) if good else int(np.argmin([error for error, _ in scores]))
 
 
-def _nfr(old: PerQuery, new: PerQuery) -> float:
-    return float((old.values > new.values).mean())
-
-
 # Classification
 
 
 def _classifier_score(bench: Bench, setting: Setting) -> tuple[float, float]:
     new = bench.classified(setting, 0, "validation")["accuracy"]
     old = bench.old_answers("validation", bench.old(), "old")["accuracy"]
-    return 1 - new.mean, _nfr(old, new)
+    return 1 - new.mean, negative_flip_bits(old, new).mean
 
 
 def classifier(bench: Bench, name: str) -> tuple[Setting, tuple[Bits, ...]]:
@@ -91,7 +87,7 @@ def interpolation(bench: Bench, fisher: bool) -> tuple[float, tuple[Bits, ...]]:
 
     def score(share: float) -> tuple[float, float]:
         new = bench.interpolation(0, share, "validation", fisher)["accuracy"]
-        return 1 - new.mean, _nfr(old, new)
+        return 1 - new.mean, negative_flip_bits(old, new).mean
 
     best = SHARES[_best([score(share) for share in SHARES], score(0.0)[0])]
     return best, tuple(bench.interpolation(seed, best, "test", fisher) for seed in range(bench.options.seeds))
@@ -127,7 +123,7 @@ def classifier_rows(bench: Bench) -> list[Row]:
 
 def _retrieval_score(bench: Bench, setting: Setting) -> tuple[float, float]:
     new, old = bench.searched(setting, 0, "validation"), bench.old_search("validation")["old/old"]
-    flips = [_nfr(old, new[pair]) for pair in ("new/old", "new/new")]
+    flips = [negative_flip_bits(old, new[pair]).mean for pair in ("new/old", "new/new")]
     return 1 - new["new/new"].mean, float(np.mean(flips))
 
 

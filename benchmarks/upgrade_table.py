@@ -8,9 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery, compatibility_tax, flips
+from hetero.retrieval import (
+    MAP,
+    RECALL_AT_1,
+    Estimate,
+    PerQuery,
+    compatibility_tax,
+    gain_or_none,
+    negative_flip_bits,
+)
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
-from hetero.upgrades.evaluation import gain_or_none
 from objectives_table import METRICS, Scores
 
 
@@ -102,8 +109,11 @@ def _difference(row: UpgradeRow, old: Sequence[Scores], metric: str) -> Estimate
 
 def _gain(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores], metric: str) -> float | None:
     """Of the means over seeds."""
-    sides = ((row.scores, "asymmetric"), (old, "symmetric"), (paragon, "symmetric"))
-    return gain_or_none(*(_mean(scores, side, metric) for scores, side in sides))
+    return gain_or_none(
+        new_old=_mean(row.scores, "asymmetric", metric),
+        old_old=_mean(old, "symmetric", metric),
+        paragon=_mean(paragon, "symmetric", metric),
+    )
 
 
 def _tax(row: UpgradeRow, paragon: Sequence[Scores], metric: str) -> float:
@@ -116,7 +126,7 @@ def _nfr(row: UpgradeRow, old: Sequence[Scores]) -> float:
     pairs = zip(
         _column(old, "symmetric", RECALL_AT_1), _column(row.scores, "asymmetric", RECALL_AT_1), strict=True
     )
-    return float(np.mean([flips(a, b, resamples=1).nfr.value for a, b in pairs]))
+    return float(np.mean([negative_flip_bits(a, b).mean for a, b in pairs]))
 
 
 def _mean(scores: Sequence[Scores], side: str, metric: str) -> float:

@@ -25,8 +25,8 @@ from hetero.retrieval import (
     cross_evaluate,
     evaluate,
     flips,
+    gain_or_none,
     paired_difference,
-    update_gain,
 )
 from hetero_devices.errors import DataError
 from hetero_devices.space import Embeddings, Space
@@ -188,13 +188,14 @@ def _series(
 def _gains(
     scores: np.ndarray[Any, np.dtype[np.float64]], versions: Sequence[str], best: Mapping[str, float]
 ) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for i in range(1, len(versions)):
-        paragon, old = best.get(versions[i], float(scores[i, i])), float(scores[i - 1, i - 1])
-        better = paragon > old
-        new = float(scores[i, i - 1])
-        found[versions[i]] = update_gain(new_old=new, old_old=old, paragon=paragon) if better else None
-    return found
+    return {
+        versions[i]: gain_or_none(
+            new_old=float(scores[i, i - 1]),
+            old_old=float(scores[i - 1, i - 1]),
+            paragon=best.get(versions[i], float(scores[i, i])),
+        )
+        for i in range(1, len(versions))
+    }
 
 
 def _taxes(
