@@ -10,9 +10,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hetero.models.anchor import Anchor
-from hetero.models.encoder import embed
-from hetero.models.store import Model
 from hetero.retrieval import (
     RECALL_AT_1,
     Criterion,
@@ -30,8 +27,7 @@ from hetero.retrieval import (
 )
 from hetero.retrieval.intervals import CONFIDENCE, RESAMPLES
 from hetero.runs.run import Run
-from hetero.runs.sides import Sides
-from hetero_devices.errors import DataError
+from hetero.runs.sides import Sides, anchor_sides, model_sides
 
 
 @dataclass(frozen=True)
@@ -129,23 +125,10 @@ def evaluate_run(run: Run, *, paragon: Run | None = None, metric: str = RECALL_A
     its recipe trains one. Trains what is not there yet. SpaceMismatch when the student is in another space.
     """
     source = paragon or (run if run.recipe.student.alone else None)
-    alone = None if source is None else model_sides(source.alone, run)
+    alone = None if source is None else model_sides(source.alone, run.test)
     return evaluate_upgrade(
-        anchor_sides(run.anchor, run), model_sides(run.student, run), alone, metric=metric
+        anchor_sides(run.anchor, run.test), model_sides(run.student, run.test), alone, metric=metric
     )
-
-
-def anchor_sides(anchor: Anchor, run: Run) -> Sides:
-    """An old model's embeddings of a run's test images."""
-    return Sides(anchor.embed("test", run.test.query), anchor.embed("test", run.test.gallery))
-
-
-def model_sides(model: Model, run: Run) -> Sides:
-    """A trained model's embeddings of a run's test images; DataError where it takes another image size."""
-    size = model.deploy.preprocessing.size
-    if size != run.recipe.data.size:
-        raise DataError(f"the model takes images of {size} px, the run's are of {run.recipe.data.size} px")
-    return Sides(embed(model.encoder, run.test.query), embed(model.encoder, run.test.gallery))
 
 
 def _gain(scores: UpgradeScores, paragon: PerQuery) -> float | None:
