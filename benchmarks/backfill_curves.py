@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 import results
+import sharing
 from hetero.data.imageset import ImageSet
 from hetero.models.encoder import embed
-from hetero.models.store import Model
 from hetero.progress import track
 from hetero.recipes.resolve import resolve
 from hetero.report.markdown import section
@@ -90,9 +90,7 @@ class Bench:
     def _recipe(self, *changes: str) -> Any:
         options = self.options
         given = [*_PAIR, *OF_SCALE[options.scale], *OF_DATA[self.data][options.scale]]
-        given += [f"{part}.fit.device={options.device}" for part in ("anchor", "student")]
-        given += [f"data.root={options.root}"] if options.root else []
-        return resolve(self.data, [*given, f"seed={self.seed}", *changes])
+        return resolve(self.data, [*given, *sharing.given(options), f"seed={self.seed}", *changes])
 
     def upgrade(self, compatible: bool) -> tuple[Upgrade, Embeddings]:
         """(the scored half of the queries, the logged half in the old space)."""
@@ -101,9 +99,9 @@ class Bench:
         anchor = self.run.anchor
         upgrade = Upgrade(
             anchor.embed("test", scored),
-            _embedded(model, scored),
+            embed(model.encoder, scored),
             anchor.embed("test", gallery),
-            _embedded(model, gallery),
+            embed(model.encoder, gallery),
         )
         return upgrade, anchor.embed("test", logged)
 
@@ -197,7 +195,7 @@ def _table(data: str, metric: str, rows: list[Row], before: list[PerQuery]) -> T
                 row.kind,
                 row.order,
                 f"{100 * whole.mean:.2f} ± {100 * whole.sd:.2f}",
-                _signed(gained.over_both.value, gained.over_both.low, gained.over_both.high),
+                results.signed(gained.over_both),
                 *(f"{100 * point:.2f}" for point in points),
                 *("never" if share is None else f"{100 * share:.0f} %" for share in shares),
             )
@@ -242,11 +240,3 @@ def _load(path: Path, name: str) -> dict[str, Curve]:
     with np.load(path) as cell:
         ids, labels, shares = cell["query_ids"], cell["labels"], cell["shares"]
         return {metric: Curve(name, metric, shares, cell[metric], ids, labels) for metric in METRICS}
-
-
-def _embedded(model: Model, images: ImageSet) -> Embeddings:
-    return embed(model.encoder, images)
-
-
-def _signed(value: float, low: float, high: float) -> str:
-    return f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"

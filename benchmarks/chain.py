@@ -16,24 +16,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache, cached_property
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-import torch
 
 import results
 import sharing
-from hetero.progress import track
 from hetero.recipes.builtin import UPGRADE_OBJECTIVE
 from hetero.recipes.resolve import resolve
 from hetero.retrieval import MAP, RECALL_AT_1
 from hetero.runs import Run
-from hetero.runs.sides import Sides
+from hetero.runs.sides import Sides, anchor_sides, model_sides
 from hetero.upgrades.chain import Chain, evaluate_chains
-from hetero.upgrades.evaluation import anchor_sides, model_sides
 
 Networks = tuple[str, str, str, str]
 
@@ -84,11 +79,8 @@ class Series:
             "anchor.fit.precision=fp32",
         ]
         for each in ("anchor", "student"):
-            pairs += [
-                f"{each}.fit.{k}"
-                for k in (f"steps={steps}", f"batch={batch}", f"device={self.options.device}")
-            ]
-        pairs += [f"data.root={self.options.root}"] if self.options.root else []
+            pairs += [f"{each}.fit.steps={steps}", f"{each}.fit.batch={batch}"]
+        pairs += sharing.given(self.options)
         if self.options.scale == "trial" and self.data == "caltech101":
             pairs.append("data.size=32")
         recipe = resolve(self.data, [*pairs, *self._old(version)])
@@ -117,15 +109,17 @@ class Series:
     @cached_property
     def versions(self) -> dict[str, Sides]:
         """Every version on both sides of the last run's test images, which are those of every run."""
-        last = self.run(len(VERSIONS) - 1)
-        first = {VERSIONS[0]: anchor_sides(self.run(0).whole_anchor, last)}
-        return first | {VERSIONS[n]: model_sides(self.run(n).student, last) for n in range(1, len(VERSIONS))}
+        images = self.run(len(VERSIONS) - 1).test
+        first = {VERSIONS[0]: anchor_sides(self.run(0).whole_anchor, images)}
+        return first | {
+            VERSIONS[n]: model_sides(self.run(n).student, images) for n in range(1, len(VERSIONS))
+        }
 
     @cached_property
     def paragons(self) -> dict[str, Sides]:
         """The same of the paragons; asked of the chain that trains them."""
-        last = self.run(len(VERSIONS) - 1)
-        return {VERSIONS[n]: model_sides(self.run(n).alone, last) for n in range(1, len(VERSIONS))}
+        images = self.run(len(VERSIONS) - 1).test
+        return {VERSIONS[n]: model_sides(self.run(n).alone, images) for n in range(1, len(VERSIONS))}
 
 
 @cache
@@ -147,11 +141,8 @@ def _train(data: str, seed: int, words: tuple[str, ...]) -> None:
 
 def train_all(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     """Every chain; what is there already is kept."""
-    tasks = [(data, seed, words) for data in options.data for seed in range(options.seeds)]
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(_train, *task) for task in tasks]
-        for future in track(as_completed(futures), "chains", len(futures)):
-            future.result()
+    tasks = [(_train, (data, seed, words)) for data in options.data for seed in range(options.seeds)]
+    sharing.side_by_side(tasks, options, "chains")
 
 
 def section(data: str, towards: str, chains: Sequence[Chain], networks: Networks) -> str:
@@ -191,11 +182,10 @@ def main() -> None:
                 chains = [_chains(data, towards, seed, words)[metric] for seed in range(options.seeds)]
                 page += "\n" + section(data, towards, chains, NETWORKS[options.scale])
                 found[f"{data} {towards} {metric}"] = [chain.to_json() for chain in chains]
-    scale = "" if options.scale == "default" else f"-{options.scale}"
-    part = "" if tuple(options.data) == tuple(CLASSES) else "-part"
+    name = results.named("chain", options, tuple(options.data) == tuple(CLASSES))
     command = f"python benchmarks/chain.py --scale {options.scale} --seeds {options.seeds}"
     stamp = results.stamp(command, ", ".join(options.data), 0)
-    results.write(f"chain{scale}{part}", {"stamp": stamp, "chains": found}, page)
+    results.write(name, {"stamp": stamp, "chains": found}, page)
     print(page)
 
 
@@ -209,8 +199,7 @@ gallery that is not newer. Tax: what a version lacks to its paragon, in points; 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = sharing.parser(__doc__, NETWORKS, CLASSES)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
+    sharing.trainings(parser)
     return parser.parse_args(words)
 
 

@@ -18,13 +18,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-import torch
 
 import results
 import sharing
@@ -33,8 +30,7 @@ from flips_data import CIFAR, OMNIGLOT
 from flips_grid import BASELINE, CLASSIFIERS, INDEPENDENT, NO_TREATMENT, RETRIEVAL, SHARES, Setting
 from flips_table import Row, table, verdict
 from hetero.models import store
-from hetero.progress import track
-from hetero.retrieval import PerQuery
+from hetero.retrieval import PerQuery, negative_flip_bits
 from hetero_devices.errors import RecipeError
 
 TOLERATED = 0.005  # of error, where settings are chosen
@@ -66,17 +62,13 @@ def _best(scores: Sequence[tuple[float, float]], baseline: float) -> int:
     return min(good, key=lambda i: scores[i][1]) if good else int(np.argmin([error for error, _ in scores]))
 
 
-def _nfr(old: PerQuery, new: PerQuery) -> float:
-    return float((old.values > new.values).mean())
-
-
 # Classification
 
 
 def _classifier_score(bench: Bench, setting: Setting) -> tuple[float, float]:
     new = bench.classified(setting, 0, "validation")["accuracy"]
     old = bench.old_answers("validation", bench.old(), "old")["accuracy"]
-    return 1 - new.mean, _nfr(old, new)
+    return 1 - new.mean, negative_flip_bits(old, new).mean
 
 
 def classifier(bench: Bench, name: str) -> tuple[Setting, tuple[Bits, ...]]:
@@ -91,7 +83,7 @@ def interpolation(bench: Bench, fisher: bool) -> tuple[float, tuple[Bits, ...]]:
 
     def score(share: float) -> tuple[float, float]:
         new = bench.interpolation(0, share, "validation", fisher)["accuracy"]
-        return 1 - new.mean, _nfr(old, new)
+        return 1 - new.mean, negative_flip_bits(old, new).mean
 
     best = SHARES[_best([score(share) for share in SHARES], score(0.0)[0])]
     return best, tuple(bench.interpolation(seed, best, "test", fisher) for seed in range(bench.options.seeds))
@@ -127,7 +119,7 @@ def classifier_rows(bench: Bench) -> list[Row]:
 
 def _retrieval_score(bench: Bench, setting: Setting) -> tuple[float, float]:
     new, old = bench.searched(setting, 0, "validation"), bench.old_search("validation")["old/old"]
-    flips = [_nfr(old, new[pair]) for pair in ("new/old", "new/new")]
+    flips = [negative_flip_bits(old, new[pair]).mean for pair in ("new/old", "new/new")]
     return 1 - new["new/new"].mean, float(np.mean(flips))
 
 
@@ -162,22 +154,19 @@ def train_all(options: argparse.Namespace, words: Words) -> None:
         _ = bench.old()
         for seed in seeds:
             bench.run(seed).cache_views()
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
 
-        def carry_out(tasks: Sequence[Task]) -> None:
-            futures = [pool.submit(_task, words, *task) for task in tasks]
-            for future in track(as_completed(futures), "flips", len(futures)):
-                future.result()
+    def carry_out(tasks: Sequence[Task]) -> None:
+        sharing.side_by_side([(_task, (words, *task)) for task in tasks], options, "flips")
 
-        if CIFAR in options.data:
-            carry_out([(CIFAR, kind, str(i)) for kind in ("member", "old") for i in members])
-            carry_out([(CIFAR, "tuned", str(i)) for i in seeds] + [(CIFAR, "elodi-old", "")])
-        carry_out([(data, "baseline", "") for data in options.data])
-        tasks = [(CIFAR, "classifier", name) for name in CLASSIFIERS] if CIFAR in options.data else []
-        if OMNIGLOT in options.data:
-            tasks += [(OMNIGLOT, "searcher", name) for name in RETRIEVAL]
-            tasks += [(OMNIGLOT, "alone", str(seed)) for seed in seeds]
-        carry_out(tasks)
+    if CIFAR in options.data:
+        carry_out([(CIFAR, kind, str(i)) for kind in ("member", "old") for i in members])
+        carry_out([(CIFAR, "tuned", str(i)) for i in seeds] + [(CIFAR, "elodi-old", "")])
+    carry_out([(data, "baseline", "") for data in options.data])
+    tasks = [(CIFAR, "classifier", name) for name in CLASSIFIERS] if CIFAR in options.data else []
+    if OMNIGLOT in options.data:
+        tasks += [(OMNIGLOT, "searcher", name) for name in RETRIEVAL]
+        tasks += [(OMNIGLOT, "alone", str(seed)) for seed in seeds]
+    carry_out(tasks)
 
 
 def _task(words: Words, data: str, kind: str, what: str) -> None:
@@ -254,9 +243,8 @@ model and the ensemble row are of {members} further trainings.
 
 def _options(words: Words) -> argparse.Namespace:
     parser = sharing.parser(__doc__, COMMON, (CIFAR, OMNIGLOT))
-    parser.add_argument("--seeds", type=int, default=3)
+    sharing.trainings(parser)
     parser.add_argument("--members", type=int, default=3, help="of each ensemble")
-    parser.add_argument("--workers", type=int, default=2, help="trainings at once")
     options = parser.parse_args(words)
     if options.root is None:
         parser.error("--root is needed: the folder of cifar100.zip and omniglot/")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from pydantic import TypeAdapter
 
+import cells
 import results
+import sharing
 from flips_data import CIFAR, archives
 from flips_grid import Setting, Terms
-from hetero.data import protocol
 from hetero.data.imageset import ImageSet
 from hetero.models import store
 from hetero.models.encoder import embed
@@ -23,18 +23,14 @@ from hetero.objectives.terms import MarginSoftmaxConfig, TermConfig
 from hetero.recipes.resolve import resolve
 from hetero.retrieval import RECALL_AT_1, PerQuery, evaluate
 from hetero.runs import Run
+from hetero.runs.sides import Sides, model_sides
 from hetero.upgrades.classifier import Floats, Head, accuracy, answers
 from hetero.upgrades.ensembles import Ensemble
 from hetero.upgrades.interpolation import fisher_diagonal, interpolated, recalibrated
-from hetero_devices.files import atomic_file
-from hetero_devices.space import Embeddings
 
-Split = Literal["validation", "test"]
+Split = sharing.Split
 Bits = dict[str, PerQuery]
 """Success bits by name: what was asked of which side."""
-
-SWEEP = 0.4
-"""Share of the steps that a setting is trained for while settings are compared on validation images."""
 
 MEMBER = 1000  # seeds of ensemble members: none of those that rows are trained with
 
@@ -137,17 +133,13 @@ class Bench:
     def trained(self, setting: Setting, seed: int, split: Split) -> Model:
         """For validation images after a part of the steps, for test images after all of them."""
         run = self.run(seed)
-        fit = run.recipe.student.fit
-        steps = max(1, round(fit.steps * SWEEP)) if split == "validation" else fit.steps
-        fit = fit.model_copy(update={"steps": steps})
+        fit = sharing.fit(run, split)
         return run.student_by(self.objective(setting.terms), fit, f"{setting.digest}-{split}")
 
     def kept(self, name: str, compute: Callable[[], Bits]) -> Bits:
         """Bits that are on disk, or are computed and put there."""
         path = self.folder / "cells" / f"{name}.npz"
-        if not path.exists():
-            _save(path, compute())
-        return _load(path)
+        return dict(cells.kept(path, lambda: list(compute().items())))
 
     def images(self, split: Split) -> ImageSet:
         """Of the new data; the same for every seed."""
@@ -200,41 +192,24 @@ class Bench:
 
         def compute() -> Bits:
             model = self.trained(setting, seed, split) if setting else self.run(seed).alone
-            query, gallery = self._sides(model, split)
-            own = {"new/new": _recall(query, gallery)}
+            new = self._sides(model, split)
+            own = {"new/new": _recall(new, new)}
             if setting is None:
                 return own
-            return own | {"new/old": _recall(query, self._sides(store.load(self.old()), split)[1])}
+            return own | {"new/old": _recall(new, self._sides(store.load(self.old()), split))}
 
         return self.kept(f"{setting.digest if setting else 'alone'}-{split}-{seed}", compute)
 
     def old_search(self, split: Split) -> Bits:
         def compute() -> Bits:
-            return {"old/old": _recall(*self._sides(store.load(self.old()), split))}
+            old = self._sides(store.load(self.old()), split)
+            return {"old/old": _recall(old, old)}
 
         return self.kept(f"old-{split}", compute)
 
-    def _sides(self, model: Model, split: Split) -> tuple[Embeddings, Embeddings]:
-        run = self.run(0)
-        name = run.recipe.data.protocol or run.splits.protocol
-        sides = run.test if split == "test" else protocol(name, self.images(split), 0)
-        return embed(model.encoder, sides.query), embed(model.encoder, sides.gallery)
+    def _sides(self, model: Model, split: Split) -> Sides:
+        return model_sides(model, sharing.images(self.run(0), split))
 
 
-def _recall(query: Embeddings, gallery: Embeddings) -> PerQuery:
-    return evaluate(query, gallery).per_query(RECALL_AT_1)
-
-
-def _save(path: Path, bits: Bits) -> None:
-    first = next(iter(bits.values()))
-    columns: dict[str, Any] = {f"bits {name}": each.values for name, each in bits.items()}
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        known: dict[str, Any] = {"ids": first.query_ids, "labels": first.labels, "metric": first.metric}
-        np.savez(file, **known, **columns)
-
-
-def _load(path: Path) -> Bits:
-    with np.load(path, allow_pickle=False) as cell:
-        ids, labels, metric = cell["ids"], cell["labels"], str(cell["metric"])
-        names: Sequence[str] = [name for name in cell.files if name.startswith("bits ")]
-        return {name.removeprefix("bits "): PerQuery(metric, ids, labels, cell[name]) for name in names}
+def _recall(asking: Sides, searched: Sides) -> PerQuery:
+    return evaluate(asking.query, searched.gallery).per_query(RECALL_AT_1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hetero.report import wording
-from hetero.retrieval import Estimate, PerQuery
+from hetero.retrieval import Estimate, PerQuery, negative_flip_bits
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
 
 
@@ -80,8 +80,7 @@ def _part(bits: PerQuery, shared: np.ndarray[Any, np.dtype[np.bool_]]) -> PerQue
 
 
 def _flipped(old: PerQuery, new: PerQuery, shared: np.ndarray[Any, np.dtype[np.bool_]]) -> PerQuery:
-    before, after = _part(old, shared), _part(new, shared)
-    return replace(before, values=(before.values > after.values).astype(np.float64))
+    return negative_flip_bits(_part(old, shared), _part(new, shared))
 
 
 def _times(baseline: Row, row: Row) -> float | None:

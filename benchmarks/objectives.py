@@ -18,32 +18,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache, cached_property
-from multiprocessing import get_context
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
 import results
 import sharing
-from hetero.data import QueryGallery, protocol
 from hetero.models.encoder import embed
 from hetero.models.store import Model
-from hetero.progress import track
 from hetero.recipes.recipe import Recipe
 from hetero.recipes.resolve import resolve
 from hetero.retrieval import MAP, PerQuery, evaluate
 from hetero.runs import Run
 from hetero_devices.errors import RecipeError
-from hetero_devices.files import atomic_file
 from hetero_devices.space import Embeddings
 from objectives_grid import CANDIDATES, SETTINGS, Setting
 from objectives_plot import plot
 from objectives_table import (
-    METRICS,
     Row,
     Scores,
     fields,
@@ -51,12 +43,8 @@ from objectives_table import (
     recommended,
     reference_fields,
     table,
+    values_of,
 )
-
-Split = Literal["validation", "test"]
-
-SWEEP = 0.4
-"""Share of the steps that a setting is trained for while settings are compared on validation classes."""
 
 COMMON: dict[str, tuple[str, ...]] = {
     "default": (
@@ -102,7 +90,7 @@ class Bench:
         self.data, self.options = data, options
         self.folder = results.WORK / "objectives" / f"{data}-{options.scale}"
         self._runs: dict[int, Run] = {}
-        self._galleries: dict[Split, Embeddings] = {}
+        self._galleries: dict[sharing.Split, Embeddings] = {}
 
     @cached_property
     def anchor(self) -> str:
@@ -126,20 +114,16 @@ class Bench:
     def _recipe(self, seed: int, *changes: str) -> Recipe:
         options = self.options
         overrides = [*COMMON[options.scale], *OF_DATA[self.data][options.scale], VALIDATION[self.data]]
-        overrides += [f"{part}.fit.device={options.device}" for part in ("anchor", "student")]
-        if options.root:
-            overrides.append(f"data.root={options.root}")
+        overrides += sharing.given(options)
         return resolve(self.data, [*overrides, f"seed={seed}", *changes])
 
-    def score(self, setting: Setting, seed: int, split: Split) -> Scores:
+    def score(self, setting: Setting, seed: int, split: sharing.Split) -> Scores:
         """Train where that is still to be done, and score where that is; RecipeError when it cannot be.
 
         On validation classes after a part of the steps, on test classes after all of them.
         """
         run = self.run(seed)
-        fit = run.recipe.student.fit
-        steps = round(fit.steps * SWEEP) if split == "validation" else fit.steps
-        fit = fit.model_copy(update={"rate": fit.rate * setting.rate, "steps": steps})
+        fit = sharing.fit(run, split, setting.rate)
         name = f"{setting.digest}-{split}"
 
         def compute() -> Scores:
@@ -161,59 +145,26 @@ class Bench:
         values = _values(query, self._gallery("test"))
         return Scores(values, values)
 
-    def _scores(self, run: Run, model: Model, split: Split) -> Scores:
+    def _scores(self, run: Run, model: Model, split: sharing.Split) -> Scores:
         """A student against the anchor's gallery and against its own."""
-        sides = _sides(run, split)
+        sides = sharing.images(run, split)
         query, own = embed(model.encoder, sides.query), embed(model.encoder, sides.gallery)
         return Scores(_values(query, self._gallery(split)), _values(query, own))
 
-    def _gallery(self, split: Split) -> Embeddings:
+    def _gallery(self, split: sharing.Split) -> Embeddings:
         """The anchor's, which is the same for every seed."""
         if split not in self._galleries:
             run = self.run(0)
-            self._galleries[split] = run.anchor.embed(split, _sides(run, split).gallery)
+            self._galleries[split] = run.anchor.embed(split, sharing.images(run, split).gallery)
         return self._galleries[split]
 
     def _kept(self, name: str, compute: Callable[[], Scores]) -> Scores:
-        path = self.folder / "cells" / f"{name}.npz"
-        if not path.exists():
-            save(path, compute())
-        return load(path)
-
-
-def _sides(run: Run, split: Split) -> QueryGallery:
-    if split == "test":
-        return run.test
-    name = run.recipe.data.protocol or run.splits.protocol
-    return protocol(name, run.splits.validation, run.recipe.seed)
+        return Scores.kept(self.folder / "cells" / f"{name}.npz", compute)
 
 
 def _values(query: Embeddings, gallery: Embeddings) -> dict[str, PerQuery]:
-    found = evaluate(query, gallery, across_spaces=True)  # the student alone is in no space of the anchor's
-    return {metric: found.per_query(metric) for metric in METRICS}
-
-
-def save(path: Path, scores: Scores) -> None:
-    """A cell: query ids, labels and values by side and metric."""
-    first = scores.asymmetric[MAP]
-    columns = {
-        f"{side}/{metric}": of_query.values
-        for side, values in scores._asdict().items()
-        for metric, of_query in values.items()
-    }
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, query_ids=first.query_ids, labels=first.labels, **columns)
-
-
-def load(path: Path) -> Scores:
-    """A cell written by `save`."""
-    with np.load(path) as cell:
-        ids, labels = cell["query_ids"], cell["labels"]
-        sides = (
-            {metric: PerQuery(metric, ids, labels, cell[f"{side}/{metric}"]) for metric in METRICS}
-            for side in Scores._fields
-        )
-        return Scores(*sides)
+    # The student alone is in no space of the anchor's.
+    return values_of(evaluate(query, gallery, across_spaces=True))
 
 
 def candidate(bench: Bench, name: str, seeds: int) -> Row:
@@ -238,14 +189,11 @@ def train_all(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     """Train and score every candidate; the cells are read again afterwards."""
     for data in options.data:
         _bench(data, words).prepare(options.seeds)
-    tasks: list[tuple[Any, ...]] = [
-        (_candidate, data, name, words) for name in options.only for data in options.data
+    tasks: list[sharing.Task] = [
+        (_candidate, (data, name, words)) for name in options.only for data in options.data
     ]
-    tasks += [(_alone, data, seed, words) for data in options.data for seed in range(options.seeds)]
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(*task) for task in tasks]
-        for future in track(as_completed(futures), "objectives", len(futures)):
-            future.result()
+    tasks += [(_alone, (data, seed, words)) for data in options.data for seed in range(options.seeds)]
+    sharing.side_by_side(tasks, options, "objectives")
 
 
 def _candidate(data: str, name: str, words: tuple[str, ...]) -> None:
@@ -279,7 +227,7 @@ def main() -> None:
     }
     parts = {data: section(_bench(data, words), rows[data], options) for data in options.data}
     best = recommended(rows)
-    page = _INTRODUCTION.format(settings=SETTINGS, share=f"{SWEEP:.0%}", seeds=options.seeds)
+    page = _INTRODUCTION.format(settings=SETTINGS, share=f"{sharing.SWEEP:.0%}", seeds=options.seeds)
     page += f"\n{recommendation(best, rows)}" if best else ""
     page += "\n" + "\n".join(text for text, _ in parts.values())
     command = f"python benchmarks/objectives.py --scale {options.scale} --seeds {options.seeds}"
@@ -302,15 +250,12 @@ shown; the test classes were not used to choose. Sorted by asymmetric mAP, the c
 
 def _name(options: argparse.Namespace) -> str:
     whole = tuple(options.only) == tuple(CANDIDATES) and tuple(options.data) == tuple(OF_DATA)
-    scale = "" if options.scale == "default" else f"-{options.scale}"
-    return f"objectives{scale}{'' if whole else '-part'}"
+    return results.named("objectives", options, whole)
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = sharing.parser(__doc__, COMMON, OF_DATA)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=tuple(CANDIDATES), default=list(CANDIDATES))
-    parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
+    sharing.trainings(parser, CANDIDATES)
     return parser.parse_args(words)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
+import cells
+import results
+from hetero.retrieval import MAP, RECALL_AT_1, Estimate, Evaluation, PerQuery
 from hetero.retrieval.metrics import display_name
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
 from objectives_grid import BASELINE, Setting
@@ -19,6 +22,22 @@ class Scores(NamedTuple):
 
     asymmetric: dict[str, PerQuery]
     symmetric: dict[str, PerQuery]
+
+    @classmethod
+    def kept(cls, path: Path, compute: Callable[[], Scores]) -> Scores:
+        """The scores that are on disk, or are computed and put there."""
+        columns = cells.kept(path, lambda: compute()._columns())
+        sides = ({value.metric: value for name, value in columns if name == side} for side in cls._fields)
+        return cls(*sides)
+
+    def _columns(self) -> cells.Columns:
+        sides = self._asdict().items()
+        return [(side, value) for side, values in sides for value in values.values()]
+
+
+def values_of(found: Evaluation) -> dict[str, PerQuery]:
+    """An evaluation's `METRICS`, query by query."""
+    return {metric: found.per_query(metric) for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,7 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
     def key(row: Row) -> tuple[int, float]:
         if row.setting is None:
             return 2, 0.0
-        return int(row.setting.control), -_summary(row.scores, "asymmetric", MAP).value
+        return int(row.setting.control), -summary(row.scores, "asymmetric", MAP).value
 
     return sorted(rows, key=key)
 
@@ -77,7 +96,7 @@ def _sides(scores: Sequence[Scores]) -> dict[str, Any]:
 
 def _summaries(scores: Sequence[Scores]) -> dict[str, Estimate]:
     return {
-        f"{side} {metric}": _summary(scores, side, metric) for side in Scores._fields for metric in METRICS
+        f"{side} {metric}": summary(scores, side, metric) for side in Scores._fields for metric in METRICS
     }
 
 
@@ -114,8 +133,8 @@ def _gains(row: Row, baseline: Row | None) -> str:
 
 
 def _gain(scores: Sequence[Scores], other: Sequence[Scores], side: str, metric: str) -> str:
-    difference = _difference(_column(scores, "asymmetric", metric), _column(other, side, metric))
-    return f"{display_name(metric)} {_signed(difference)}"
+    gained = difference(column(scores, "asymmetric", metric), column(other, side, metric))
+    return f"{display_name(metric)} {results.signed(gained)}"
 
 
 def _named(rows: Sequence[Row], name: str) -> Row:
@@ -146,24 +165,25 @@ def _estimates(row: Row, baseline: Row | None) -> dict[str, Estimate]:
     scores = row.scores
     columns = _summaries(scores)
     if baseline is not None and row.name != BASELINE:
-        columns["gain"] = _difference(
-            _column(scores, "asymmetric", MAP), _column(baseline.scores, "asymmetric", MAP)
+        columns["gain"] = difference(
+            column(scores, "asymmetric", MAP), column(baseline.scores, "asymmetric", MAP)
         )
-    own = _difference(_column(scores, "asymmetric", MAP), _column(scores, "symmetric", MAP))
+    own = difference(column(scores, "asymmetric", MAP), column(scores, "symmetric", MAP))
     return columns | {"asymmetric over symmetric": own}
 
 
-def _column(scores: Sequence[Scores], side: str, metric: str) -> list[PerQuery]:
+def column(scores: Sequence[Scores], side: str, metric: str) -> list[PerQuery]:
+    """One metric of one side, by seed."""
     return [getattr(one, side)[metric] for one in scores]
 
 
-def _summary(scores: Sequence[Scores], side: str, metric: str) -> Estimate:
+def summary(scores: Sequence[Scores], side: str, metric: str) -> Estimate:
     """Mean over seeds; the interval resamples seeds and classes."""
-    runs = _column(scores, side, metric)
+    runs = column(scores, side, metric)
     return across_seeds(runs, clusters=runs[0].labels).over_both
 
 
-def _difference(a: Sequence[PerQuery], b: Sequence[PerQuery]) -> Estimate:
+def difference(a: Sequence[PerQuery], b: Sequence[PerQuery]) -> Estimate:
     """Paired by seed and query."""
     return difference_across_seeds(a, b, clusters=a[0].labels).over_both
 
@@ -173,20 +193,12 @@ def _line(row: Row, baseline: Row | None) -> str:
         return f"| {row.name} | – | – | – | – | – | – | not run: {row.refused} |"
     found = _estimates(row, baseline)
     name = f"*control:* {row.name}" if row.setting.control else row.name
-    shown = [_percent(found[f"{side} {metric}"]) for side in Scores._fields for metric in METRICS]
-    gain = _signed(found["gain"]) if "gain" in found else "–"
-    numbers = (*shown[:2], gain, _signed(found["asymmetric over symmetric"]), *shown[2:])
+    shown = [results.percent(found[f"{side} {metric}"]) for side in Scores._fields for metric in METRICS]
+    gain = results.signed(found["gain"]) if "gain" in found else "–"
+    numbers = (*shown[:2], gain, results.signed(found["asymmetric over symmetric"]), *shown[2:])
     return f"| {name} | {' | '.join(numbers)} | {row.setting} |"
 
 
 def _reference(name: str, scores: Sequence[Scores]) -> str:
-    shown = [_percent(_summary(scores, side, metric)) for side in Scores._fields for metric in METRICS]
+    shown = [results.percent(summary(scores, side, metric)) for side in Scores._fields for metric in METRICS]
     return f"| **{name}** | {shown[0]} | {shown[1]} | – | – | {shown[2]} | {shown[3]} | |"
-
-
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
-
-
-def _signed(e: Estimate) -> str:
-    return f"{100 * e.value:+.2f} ({100 * e.low:+.2f} to {100 * e.high:+.2f})"

@@ -258,8 +258,7 @@ format, measured in one run. XNNPACK: share of the operators that it executes, o
 
 def _name(options: argparse.Namespace) -> str:
     whole = tuple(options.data) == tuple(OF_DATA)
-    scale = "" if options.scale == "default" else f"-{options.scale}"
-    return f"quantisation{scale}{'' if whole else '-part'}"
+    return results.named("quantisation", options, whole)
 
 
 def _options() -> argparse.Namespace:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 from pathlib import Path
 from typing import Any
 
+from hetero.retrieval import Estimate
 from hetero.runs.environment import environment
 from hetero_devices.files import atomic_file, write_json
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 WORK = HERE / "work"  # not committed: weights and caches that let a killed benchmark continue
+
+
+def named(name: str, options: argparse.Namespace, whole: bool) -> str:
+    """NAME, with the scale where it is not the default, and `part` where rows or data are missing."""
+    scale = "" if options.scale == "default" else f"-{options.scale}"
+    return f"{name}{scale}{'' if whole else '-part'}"
+
+
+def percent(e: Estimate) -> str:
+    """A share as `12.34 (11.20 to 13.50)`."""
+    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
+
+
+def signed(e: Estimate) -> str:
+    """A difference of shares in points, as `+1.20 (-0.30 to +2.70)`."""
+    return f"{100 * e.value:+.2f} ({100 * e.low:+.2f} to {100 * e.high:+.2f})"
 
 
 def stamp(command: str, data: str, seed: int) -> dict[str, Any]:

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from functools import cache
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -28,7 +26,6 @@ import torch
 import results
 import search_table
 import sharing
-from hetero.progress import track
 from search_bench import COMMON, FURTHER, OF_DATA, Bench
 from search_budgets import BUDGETS, EXPORTED, SEARCHED, Budget
 from search_cost import Cost
@@ -64,14 +61,14 @@ def carry_out(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     places = [(data, seed, words) for data in options.data for seed in range(options.seeds)]
     for data in options.data:
         _ = _bench(data, 0, words).anchor if options.untimed else _bench(data, 0, words).table
-    _in_processes(options, [(_prepare, place) for place in places], "supernets")
+    sharing.side_by_side([(_prepare, place) for place in places], options, "supernets")
     # One process writes the scores of a run: its searches come one after another, then the trainings.
-    _in_processes(options, [(_searches, place) for place in places], "searches")
-    tasks: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+    sharing.side_by_side([(_searches, place) for place in places], options, "searches")
+    tasks: list[sharing.Task] = [
         (_row, (*place, how, budget)) for place in places for how, budget in _bench(*place).rows
     ]
     tasks += [(_further, (*place, index)) for index in range(FURTHER) for place in places]
-    _in_processes(options, tasks, "students")
+    sharing.side_by_side(tasks, options, "students")
 
 
 def _searches(data: str, seed: int, words: tuple[str, ...]) -> None:
@@ -79,15 +76,6 @@ def _searches(data: str, seed: int, words: tuple[str, ...]) -> None:
     for how, budget in bench.rows:
         if how in SEARCHED:
             bench.winner(how, budget)
-
-
-def _in_processes(
-    options: argparse.Namespace, tasks: Sequence[tuple[Callable[..., None], tuple[Any, ...]]], what: str
-) -> None:
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(task, *arguments) for task, arguments in tasks]
-        for future in track(as_completed(futures), what, len(futures)):
-            future.result()
 
 
 def main() -> None:
@@ -148,14 +136,12 @@ paragon, the anchor on both sides, paired by query. Searched rows were chosen on
 
 def _name(options: argparse.Namespace) -> str:
     whole = tuple(options.data) == tuple(OF_DATA) and options.seeds >= 3 and not options.untimed
-    scale = "" if options.scale == "default" else f"-{options.scale}"
-    return f"search{scale}{'' if whole else '-part'}"
+    return results.named("search", options, whole)
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = sharing.parser(__doc__, COMMON, OF_DATA)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    sharing.trainings(parser)
     parser.add_argument("--untimed", action="store_true", help="without the two budgets of int8 time")
     return parser.parse_args(words)
 

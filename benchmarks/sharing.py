@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
+
+from hetero.data import QueryGallery, protocol
+from hetero.progress import track
 from hetero.recipes.resolve import resolve
 from hetero.runs import Run
+from hetero.training.optimizer import FitConfig
+
+Split = Literal["validation", "test"]
+Task = tuple[Callable[..., None], tuple[Any, ...]]
+
+SWEEP = 0.4
+"""Share of the steps that a setting is trained for while settings are compared on validation images."""
 
 
 def parser(doc: str | None, scales: Iterable[str], data: Iterable[str]) -> argparse.ArgumentParser:
@@ -22,6 +36,43 @@ def parser(doc: str | None, scales: Iterable[str], data: Iterable[str]) -> argpa
     return found
 
 
+def trainings(parser: argparse.ArgumentParser, rows: Iterable[str] = ()) -> None:
+    """Add --seeds, --workers and, where a table has rows to choose from, --only."""
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="processes side by side, one thread each")
+    if rows:
+        parser.add_argument("--only", nargs="+", choices=tuple(rows), default=list(rows))
+
+
+def side_by_side(tasks: Sequence[Task], options: argparse.Namespace, what: str) -> None:
+    """Call every (function, arguments) in --workers processes of one thread; the first error is raised."""
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(task, *arguments) for task, arguments in tasks]
+        for future in track(as_completed(futures), what, len(futures)):
+            future.result()
+
+
+def given(options: argparse.Namespace, parts: Sequence[str] = ("anchor", "student")) -> list[str]:
+    """What --device and --root change in a recipe."""
+    found = [f"{part}.fit.device={options.device}" for part in parts]
+    return found + ([f"data.root={options.root}"] if options.root else [])
+
+
+def images(run: Run, split: Split) -> QueryGallery:
+    """A run's validation or test images as queries and gallery."""
+    if split == "test":
+        return run.test
+    name = run.recipe.data.protocol or run.splits.protocol
+    return protocol(name, run.splits.validation, run.recipe.seed)
+
+
+def fit(run: Run, split: Split, rate: float = 1.0) -> FitConfig:
+    """The student's training: for validation images a part of it; rate: a factor on the learning rate."""
+    whole = run.recipe.student.fit
+    steps = max(1, round(whole.steps * SWEEP)) if split == "validation" else whole.steps
+    return whole.model_copy(update={"rate": whole.rate * rate, "steps": steps})
+
+
 def anchor(folder: Path, data: str, options: argparse.Namespace, recipe: Sequence[str]) -> str:
     """The folder of a data set's anchor: the one that was brought, else FOLDER/space/anchor, trained once.
 
@@ -30,13 +81,11 @@ def anchor(folder: Path, data: str, options: argparse.Namespace, recipe: Sequenc
     brought = dict(pair.split("=", 1) for pair in options.anchor)
     if data in brought:
         return str(Path(brought[data]).resolve())
-    given = [*recipe, f"anchor.fit.device={options.device}"]
-    given += [f"data.root={options.root}"] if options.root else []
-    return _trained(folder / "space", data, tuple(given))
+    return _trained(folder / "space", data, (*recipe, *given(options, ["anchor"])))
 
 
 @cache
-def _trained(folder: Path, data: str, given: tuple[str, ...]) -> str:
-    run = Run.open(folder, resolve(data, given))
+def _trained(folder: Path, data: str, changes: tuple[str, ...]) -> str:
+    run = Run.open(folder, resolve(data, changes))
     _ = run.whole_anchor
     return str(run.folder / "anchor")

@@ -22,42 +22,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import torch
 
 import results
 import sharing
-from hetero.data import QueryGallery, load, protocol
+from hetero.data import load
 from hetero.data.named import alphabet
 from hetero.models.encoder import embed
-from hetero.models.store import Model
 from hetero.progress import track
 from hetero.recipes.resolve import changed, resolve
-from hetero.retrieval import MAP, Evaluation, evaluate, summarise
+from hetero.retrieval import MAP, Evaluation, evaluate
 from hetero.runs import Run
-from hetero.runs.sides import Sides
+from hetero.runs.sides import Sides, anchor_sides, model_sides
+from hetero.upgrades.backfill.mixed import Upgrade, evaluate_mixed
 from hetero.upgrades.links import Link, fit_link
 from hetero.upgrades.links.method import Method
-from hetero.upgrades.links.rank_merge import Part, impostor_scale, merged_ranking
 from hetero_devices.errors import RecipeError
-from hetero_devices.space import Embeddings
-from objectives import load as load_cell
-from objectives import save as save_cell
 from objectives_grid import Setting
-from objectives_table import METRICS, Scores
+from objectives_table import Scores, values_of
 from upgrade_rows import ROWS, AnySetting, LinkSetting, side_information
 from upgrade_table import UpgradeRow, fields, table
-
-Split = Literal["validation", "test"]
-
-SWEEP = 0.4
-"""Share of the steps that a setting is trained for while settings are compared on validation images."""
 
 COMMON: dict[str, tuple[str, ...]] = {
     "default": (
@@ -112,9 +99,7 @@ _HALF = {"cifar100": 50, "caltech101": 20}
 
 def recipe_pairs(data: str, options: argparse.Namespace) -> list[str]:
     """Changes of the built-in recipe called `data` that all runs on it share."""
-    pairs = [*COMMON[options.scale], *OF_DATA[data][options.scale], *BASE[data]]
-    pairs += [f"{part}.fit.device={options.device}" for part in ("anchor", "student")]
-    return pairs + ([f"data.root={options.root}"] if options.root else [])
+    return [*COMMON[options.scale], *OF_DATA[data][options.scale], *BASE[data], *sharing.given(options)]
 
 
 def old_classes(data: str, options: argparse.Namespace) -> int:
@@ -154,26 +139,27 @@ class Bench:
                 self.old(seed, split)
                 self.independent(seed, split)
 
-    def old(self, seed: int, split: Split) -> Scores:
+    def old(self, seed: int, split: sharing.Split) -> Scores:
         """old/old, on both sides of the pair."""
 
         def compute() -> Scores:
-            values = _values(evaluate(*_pair(self._old(seed, split))))
+            old = self._old(seed, split)
+            values = values_of(evaluate(old.query, old.gallery))
             return Scores(values, values)
 
         return self._kept(f"old-{split}-{seed}", compute)
 
-    def independent(self, seed: int, split: Split) -> Scores:
+    def independent(self, seed: int, split: sharing.Split) -> Scores:
         """The new model trained alone against the old gallery (chance), and against its own: the paragon."""
 
         def compute() -> Scores:
             alone, old = self._alone(seed, split), self._old(seed, split)
             cross = evaluate(alone.query, old.gallery, across_spaces=True)
-            return Scores(_values(cross), _values(evaluate(*_pair(alone))))
+            return Scores(values_of(cross), values_of(evaluate(alone.query, alone.gallery)))
 
         return self._kept(f"independent-{split}-{seed}", compute)
 
-    def score(self, setting: AnySetting, seed: int, split: Split) -> Scores:
+    def score(self, setting: AnySetting, seed: int, split: sharing.Split) -> Scores:
         """new/old and new/new, trained or fitted where that is still to be done; RecipeError if it cannot."""
         compute = self._trained if isinstance(setting, Setting) else self._linked
         return self._kept(
@@ -181,24 +167,23 @@ class Bench:
             lambda: compute(setting, seed, split),  # type: ignore[arg-type]
         )
 
-    def _trained(self, setting: Setting, seed: int, split: Split) -> Scores:
+    def _trained(self, setting: Setting, seed: int, split: sharing.Split) -> Scores:
         run = self.run(seed)
-        fit = run.recipe.student.fit
-        steps = round(fit.steps * SWEEP) if split == "validation" else fit.steps
-        fit = fit.model_copy(update={"rate": fit.rate * setting.rate, "steps": max(1, steps)})
-        new = _of_model(run, run.student_by(setting.objective, fit, f"{setting.digest}-{split}"), split)
+        fit = sharing.fit(run, split, setting.rate)
+        model = run.student_by(setting.objective, fit, f"{setting.digest}-{split}")
+        new = model_sides(model, sharing.images(run, split))
         cross = evaluate(new.query, self._old(seed, split).gallery)
-        return Scores(_values(cross), _values(evaluate(*_pair(new))))
+        return Scores(values_of(cross), values_of(evaluate(new.query, new.gallery)))
 
-    def _linked(self, setting: LinkSetting, seed: int, split: Split) -> Scores:
+    def _linked(self, setting: LinkSetting, seed: int, split: sharing.Split) -> Scores:
         paragon = self.independent(seed, split).symmetric
         if setting.method is None:
-            return Scores(_values(self._merged(seed, split)), paragon)
+            return Scores(values_of(self._merged(seed, split)), paragon)
         link, old, alone = self._link(setting.method, seed), self._old(seed, split), self._alone(seed, split)
         if link.side == "query":
-            return Scores(_values(evaluate(link(alone.query), old.gallery)), paragon)
-        side = side_information(self.run(seed).splits.train, _images(self.run(seed), split).gallery)
-        return Scores(_values(evaluate(alone.query, link(old.gallery, side))), paragon)
+            return Scores(values_of(evaluate(link(alone.query), old.gallery)), paragon)
+        side = side_information(self.run(seed).splits.train, sharing.images(self.run(seed), split).gallery)
+        return Scores(values_of(evaluate(alone.query, link(old.gallery, side))), paragon)
 
     def _link(self, method: Method, seed: int) -> Link:
         run = self.run(seed)
@@ -210,52 +195,23 @@ class Bench:
             return fit_link(method, new, old, seed=seed)
         return fit_link(method, old, new, companion=side_information(train, train), seed=seed)
 
-    def _merged(self, seed: int, split: Split) -> Evaluation:
+    def _merged(self, seed: int, split: sharing.Split) -> Evaluation:
         """Half of the gallery, drawn by the seed, re-embedded; the other half searched by the old model."""
-        run, old, new = self.run(seed), self._old(seed, split), self._alone(seed, split)
+        old, new = self._old(seed, split), self._alone(seed, split)
         done = np.random.default_rng(seed).permutation(len(old.gallery)) < len(old.gallery) // 2
-        train = run.splits.train
-        known = (run.anchor.embed("train", train), embed(run.alone.encoder, train))
-        scales = [impostor_scale(embeddings, seed) for embeddings in known]
-        parts = [
-            Part(old.query, old.gallery.select(~done), scales[0]),
-            Part(new.query, new.gallery.select(done), scales[1]),
-        ]
-        return summarise(merged_ranking(parts))
+        upgrade = Upgrade(old.query, new.query, old.gallery, new.gallery)
+        return evaluate_mixed(upgrade, done, "calibrated")
 
-    def _old(self, seed: int, split: Split) -> Sides:
+    def _old(self, seed: int, split: sharing.Split) -> Sides:
         run = self.run(seed)
-        images = _images(run, split)
-        return Sides(run.anchor.embed(split, images.query), run.anchor.embed(split, images.gallery))
+        return anchor_sides(run.anchor, sharing.images(run, split), split)
 
-    def _alone(self, seed: int, split: Split) -> Sides:
-        return _of_model(self.run(seed), self.run(seed).alone, split)
+    def _alone(self, seed: int, split: sharing.Split) -> Sides:
+        run = self.run(seed)
+        return model_sides(run.alone, sharing.images(run, split))
 
     def _kept(self, name: str, compute: Callable[[], Scores]) -> Scores:
-        path = self.folder / "cells" / f"{name}.npz"
-        if not path.exists():
-            save_cell(path, compute())
-        return load_cell(path)
-
-
-def _images(run: Run, split: Split) -> QueryGallery:
-    if split == "test":
-        return run.test
-    name = run.recipe.data.protocol or run.splits.protocol
-    return protocol(name, run.splits.validation, run.recipe.seed)
-
-
-def _of_model(run: Run, model: Model, split: Split) -> Sides:
-    images = _images(run, split)
-    return Sides(embed(model.encoder, images.query), embed(model.encoder, images.gallery))
-
-
-def _pair(sides: Sides) -> tuple[Embeddings, Embeddings]:
-    return sides.query, sides.gallery
-
-
-def _values(found: Evaluation) -> dict[str, Any]:
-    return {metric: found.per_query(metric) for metric in METRICS}
+        return Scores.kept(self.folder / "cells" / f"{name}.npz", compute)
 
 
 def row(bench: Bench, name: str, seeds: int) -> UpgradeRow:
@@ -285,11 +241,8 @@ def train_all(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     """Train and score every row; the cells are read again afterwards."""
     for data in options.data:
         _bench(data, words).prepare(options.seeds)
-    tasks = [(data, name, words) for name in options.only for data in options.data]
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(_work, *task) for task in tasks]
-        for future in track(as_completed(futures), "upgrade", len(futures)):
-            future.result()
+    tasks = [(_work, (data, name, words)) for name in options.only for data in options.data]
+    sharing.side_by_side(tasks, options, "upgrade")
 
 
 def _work(data: str, name: str, words: tuple[str, ...]) -> None:
@@ -301,7 +254,7 @@ def main() -> None:
     words = tuple(sys.argv[1:])
     options = _options(words)
     train_all(options, words)
-    page, found = _INTRODUCTION.format(share=f"{SWEEP:.0%}", seeds=options.seeds), {}
+    page, found = _INTRODUCTION.format(share=f"{sharing.SWEEP:.0%}", seeds=options.seeds), {}
     for data in options.data:
         bench = _bench(data, words)
         old, paragon = (
@@ -332,15 +285,12 @@ shown with half of the gallery re-embedded, where every other row has re-embedde
 
 def _name(options: argparse.Namespace) -> str:
     whole = tuple(options.only) == tuple(ROWS) and tuple(options.data) == tuple(OF_DATA)
-    scale = "" if options.scale == "default" else f"-{options.scale}"
-    return f"upgrade{scale}{'' if whole else '-part'}"
+    return results.named("upgrade", options, whole)
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = sharing.parser(__doc__, COMMON, OF_DATA)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=tuple(ROWS), default=list(ROWS))
-    parser.add_argument("--workers", type=int, default=2, help="trainings side by side, one thread each")
+    sharing.trainings(parser, ROWS)
     return parser.parse_args(words)
 
 

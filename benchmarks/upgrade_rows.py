@@ -26,7 +26,7 @@ _objective: TypeAdapter[tuple[TermConfig, ...]] = TypeAdapter(tuple[TermConfig, 
 class LinkSetting:
     """A link between the old model and the new one that was trained alone, or the merging of both searches.
 
-    method: None for distance rank merge.
+    method: None for merging by calibrated score.
     """
 
     method: Method | None
@@ -38,7 +38,7 @@ class LinkSetting:
 
     def __str__(self) -> str:
         if self.method is None:
-            return "half of the gallery re-embedded"
+            return "half of the gallery re-embedded, calibrated scores"
         own = self.method.model_dump(mode="json", exclude={"kind"}, exclude_defaults=True)
         return f"{self.method.kind} {json.dumps(own)}" if own else self.method.kind
 

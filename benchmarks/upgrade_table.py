@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery, compatibility_tax, flips
-from hetero.retrieval.seeds import across_seeds, difference_across_seeds
-from hetero.upgrades.evaluation import gain_or_none
-from objectives_table import METRICS, Scores
+import results
+from hetero.retrieval import (
+    MAP,
+    RECALL_AT_1,
+    Estimate,
+    compatibility_tax,
+    gain_or_none,
+    negative_flip_bits,
+)
+from objectives_table import METRICS, Scores, column, difference, summary
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,10 @@ def _fields(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores]) -
         return {"refused": row.refused}
     by_metric = {
         metric: {
-            "old_old": asdict(_summary(old, "symmetric", metric)),
-            "new_old": asdict(_summary(row.scores, "asymmetric", metric)),
-            "new_new": asdict(_summary(row.scores, "symmetric", metric)),
-            "paragon": asdict(_summary(paragon, "symmetric", metric)),
+            "old_old": asdict(summary(old, "symmetric", metric)),
+            "new_old": asdict(summary(row.scores, "asymmetric", metric)),
+            "new_new": asdict(summary(row.scores, "symmetric", metric)),
+            "paragon": asdict(summary(paragon, "symmetric", metric)),
             "difference": asdict(_difference(row, old, metric)),
             "gain": _gain(row, old, paragon, metric),
             "tax": _tax(row, paragon, metric),
@@ -67,15 +73,15 @@ def _fields(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores]) -
 def _line(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores]) -> str:
     if row.refused:
         return f"| {row.name} |{' – |' * 10} not run: {row.refused} |"
-    difference = _difference(row, old, RECALL_AT_1)
+    gained = _difference(row, old, RECALL_AT_1)
     cells = (
         _both(old, "symmetric"),
-        _percent(_summary(row.scores, "asymmetric", RECALL_AT_1)),
-        _percent(_summary(row.scores, "asymmetric", MAP)),
+        results.percent(summary(row.scores, "asymmetric", RECALL_AT_1)),
+        results.percent(summary(row.scores, "asymmetric", MAP)),
         _both(row.scores, "symmetric"),
         _both(paragon, "symmetric"),
-        f"{100 * difference.value:+.2f} ({100 * difference.low:+.2f} to {100 * difference.high:+.2f})",
-        "holds" if difference.low > 0 else "does not hold",
+        results.signed(gained),
+        "holds" if gained.low > 0 else "does not hold",
         ", ".join(_share(_gain(row, old, paragon, metric)) for metric in METRICS),
         ", ".join(f"{100 * _tax(row, paragon, metric):+.2f}" for metric in METRICS),
         f"{100 * _nfr(row, old):.2f}",
@@ -84,26 +90,18 @@ def _line(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores]) -> 
     return f"| {row.name} | {' | '.join(cells)} |"
 
 
-def _column(scores: Sequence[Scores], side: str, metric: str) -> list[PerQuery]:
-    return [getattr(one, side)[metric] for one in scores]
-
-
-def _summary(scores: Sequence[Scores], side: str, metric: str) -> Estimate:
-    """Mean over seeds; the interval resamples seeds and classes."""
-    runs = _column(scores, side, metric)
-    return across_seeds(runs, clusters=runs[0].labels).over_both
-
-
 def _difference(row: UpgradeRow, old: Sequence[Scores], metric: str) -> Estimate:
     """new/old - old/old, paired by seed and query."""
-    a, b = _column(row.scores, "asymmetric", metric), _column(old, "symmetric", metric)
-    return difference_across_seeds(a, b, clusters=a[0].labels).over_both
+    return difference(column(row.scores, "asymmetric", metric), column(old, "symmetric", metric))
 
 
 def _gain(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores], metric: str) -> float | None:
     """Of the means over seeds."""
-    sides = ((row.scores, "asymmetric"), (old, "symmetric"), (paragon, "symmetric"))
-    return gain_or_none(*(_mean(scores, side, metric) for scores, side in sides))
+    return gain_or_none(
+        new_old=_mean(row.scores, "asymmetric", metric),
+        old_old=_mean(old, "symmetric", metric),
+        paragon=_mean(paragon, "symmetric", metric),
+    )
 
 
 def _tax(row: UpgradeRow, paragon: Sequence[Scores], metric: str) -> float:
@@ -114,21 +112,17 @@ def _tax(row: UpgradeRow, paragon: Sequence[Scores], metric: str) -> float:
 def _nfr(row: UpgradeRow, old: Sequence[Scores]) -> float:
     """Mean over seeds, at Recall@1."""
     pairs = zip(
-        _column(old, "symmetric", RECALL_AT_1), _column(row.scores, "asymmetric", RECALL_AT_1), strict=True
+        column(old, "symmetric", RECALL_AT_1), column(row.scores, "asymmetric", RECALL_AT_1), strict=True
     )
-    return float(np.mean([flips(a, b, resamples=1).nfr.value for a, b in pairs]))
+    return float(np.mean([negative_flip_bits(a, b).mean for a, b in pairs]))
 
 
 def _mean(scores: Sequence[Scores], side: str, metric: str) -> float:
-    return float(np.mean([each.mean for each in _column(scores, side, metric)]))
+    return float(np.mean([each.mean for each in column(scores, side, metric)]))
 
 
 def _both(scores: Sequence[Scores], side: str) -> str:
     return ", ".join(f"{100 * _mean(scores, side, metric):.2f}" for metric in METRICS)
-
-
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
 
 
 def _share(gain: float | None) -> str:

@@ -20,6 +20,8 @@ from hetero.retrieval import (
     difference_across_seeds,
     flips,
     mcnemar,
+    negative_flip_bits,
+    negative_flips,
     old_clusters_on_new,
     p_1,
     p_comp,
@@ -54,6 +56,8 @@ def test_flips_worked_by_hand() -> None:
     assert found.relative_nfr == pytest.approx(0.2 / (0.6 * 0.3))
     assert found.nfi == pytest.approx(2 / 3)
     assert found.p_value == mcnemar(3, 2)
+    assert negative_flips(old, new).tolist() == [0, 1]
+    assert negative_flip_bits(old, new).values.tolist() == [1, 1] + 8 * [0]
     assert found.pfr.value - found.nfr.value == pytest.approx(new.mean - old.mean)
     assert 0 <= found.nfr.low < 0.2 < found.nfr.high < 1
 

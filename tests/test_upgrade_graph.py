@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from hetero.cli.graph import graph as command
 from hetero.report import read
 from hetero.retrieval import average_accuracy, update_gain
+from hetero.runs.sides import Sides
 from hetero.upgrades.graph import CLOUD, Row, graph
 from hetero.upgrades.graph_report import graph_report
 from hetero.upgrades.graph_sources import Artefacts, sources
@@ -84,7 +85,7 @@ def test_a_link_fails_or_stays_unproven() -> None:
 
 
 def test_series_have_the_published_definitions() -> None:
-    paragons = {"v2": (query((), "b" * 16), gallery(space="b" * 16))}
+    paragons = {"v2": Sides(query((), "b" * 16), gallery(space="b" * 16))}
     cloud, student = graph(ROWS, GALLERIES, paragons).series
     expected = np.array([[4, 4], [7, 7]]) / 8
     np.testing.assert_allclose(cloud.scores, expected)

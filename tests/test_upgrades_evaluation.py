@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from hetero.recipes.resolve import resolve
-from hetero.retrieval import MAP, PerQuery
+from hetero.retrieval import MAP, PerQuery, gain_or_none
 from hetero.runs import Run
 from hetero.runs.sides import Sides
 from hetero.upgrades.chain import evaluate_chain, tax_growth
-from hetero.upgrades.evaluation import UpgradeScores, evaluate_run, evaluate_upgrade, gain_or_none, verdict
+from hetero.upgrades.evaluation import UpgradeScores, evaluate_run, evaluate_upgrade, verdict
 from hetero_devices.errors import DataError, SpaceMismatch
 from hetero_devices.space import Embeddings, Space
 
@@ -49,8 +49,8 @@ def test_a_verdict_by_hand() -> None:
 def test_without_a_paragon_there_is_no_share_of_it() -> None:
     found = verdict(UpgradeScores(*[bits([1, 0])] * 3))
     assert (found.paragon, found.gain, found.tax) == (None, None, None)
-    assert gain_or_none(0.5, 0.6, 0.6) is None
-    assert gain_or_none(0.5, 0.4, float("nan")) is None
+    assert gain_or_none(new_old=0.5, old_old=0.6, paragon=0.6) is None
+    assert gain_or_none(new_old=0.5, old_old=0.4, paragon=float("nan")) is None
 
 
 def sides(angles: list[float], space: Space = SPACE) -> Sides:

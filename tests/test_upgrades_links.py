@@ -14,14 +14,13 @@ import torch
 
 from hetero.cli.link import _KINDS
 from hetero.recipes.resolve import changed
-from hetero.retrieval import MAP, RECALL_AT_1, evaluate, summarise
+from hetero.retrieval import RECALL_AT_1, evaluate
 from hetero.tensors import load_tensors, save_tensors
 from hetero.upgrades.links import METHODS, Link, fit_link, method_named
 from hetero.upgrades.links.affine import Affine, reduced_rank, ridge
 from hetero.upgrades.links.method import Dims
 from hetero.upgrades.links.orthogonal import LambdaOrthogonal, orthogonality_gap, orthogonality_penalty
 from hetero.upgrades.links.procrustes import procrustes
-from hetero.upgrades.links.rank_merge import Part, Scale, impostor_scale, merge_hits, merged_ranking
 from hetero.upgrades.links.slerp import slerp
 from hetero_devices.errors import DataError, ModelError, RecipeError, SpaceMismatch
 from hetero_devices.space import Embeddings, Space
@@ -301,86 +300,6 @@ def test_a_link_that_maps_to_nothing_is_refused() -> None:
 
 def test_the_command_line_knows_every_kind() -> None:
     assert tuple(METHODS) == _KINDS
-
-
-# Distance rank merge
-
-
-def test_a_scale_is_of_different_classes_only() -> None:
-    vectors = np.array([[1, 0], [1, 0], [0.6, 0.8], [0.6, 0.8]], np.float32)
-    with pytest.raises(DataError, match="equally similar"):
-        impostor_scale(Embeddings(vectors, np.arange(4), np.array([0, 0, 1, 1]), Space("6" * 16, 2)))
-    vectors[3] = (0, 1)  # similarities across classes: 0.6 and 0, each in half of the pairs
-    found = impostor_scale(Embeddings(vectors, np.arange(4), np.array([0, 0, 1, 1]), Space("6" * 16, 2)))
-    assert found.mean == pytest.approx(0.3, abs=0.01)
-    assert found.deviation == pytest.approx(0.3, abs=0.001)
-    assert float(found(np.array([0.9], np.float32))[0]) == pytest.approx((0.9 - found.mean) / found.deviation)
-
-
-def parts(rows: npt.NDArray[np.bool_], old: Embeddings, new: Embeddings) -> list[Part]:
-    """Rows that are re-embedded, and those that are not."""
-    return [
-        Part(old, old.select(~rows), impostor_scale(old)),
-        Part(new, new.select(rows), impostor_scale(new)),
-    ]
-
-
-def test_a_whole_gallery_in_one_part_is_plain_search() -> None:
-    old, new, _ = three(90)
-    for share, expected in ((False, old), (True, new)):
-        found = summarise(merged_ranking(parts(np.full(90, share), old, new)))
-        assert found.means == pytest.approx(evaluate(expected, expected).means)
-
-
-def test_merging_by_brute_force() -> None:
-    """Every query's ranks against a plain sort of standardised scores, in blocks of a few queries."""
-    old, new, _ = three(60)
-    chosen = np.random.default_rng(1).random(60) < 0.4
-    both = parts(chosen, old, new)
-    ids = np.concatenate([part.gallery.ids for part in both])
-    scores = np.hstack([part.scale(part.query.vectors @ part.gallery.vectors.T) for part in both])
-    ranking = merged_ranking(both, block_bytes=4 * 60 * 7)
-    for i in range(60):
-        order = [j for j in np.argsort(-scores[i], kind="stable") if ids[j] != i]
-        ranks = [r for r, j in enumerate(order) if old.labels[ids[j]] == old.labels[i]]
-        np.testing.assert_array_equal(ranking.ranks[ranking.offsets[i] : ranking.offsets[i + 1]], ranks)
-        assert ranking.candidates[i] == 59
-
-
-def test_hits_merge_to_the_best_of_all() -> None:
-    from hetero.retrieval import search
-
-    old, new, _ = three(60)
-    both = parts(np.random.default_rng(1).random(60) < 0.4, old, new)
-    hits = [search(part.query, part.gallery, 5) for part in both]
-    merged = merge_hits(hits, [p.scale for p in both], [len(p.gallery) for p in both], 5)
-    ids = np.concatenate([part.gallery.ids for part in both])
-    scores = np.hstack([part.scale(part.query.vectors @ part.gallery.vectors.T) for part in both])
-    for i in range(60):
-        order = [j for j in np.argsort(-scores[i], kind="stable") if ids[j] != i][:5]
-        np.testing.assert_array_equal(merged.rows[i], order)
-    assert (np.diff(merged.scores) <= 0).all()
-
-
-def test_merging_forgives_a_change_of_scale() -> None:
-    """A space whose similarities are squeezed together is ranked as before."""
-    old, new, _ = three(90)
-    squeezed = np.hstack([new.vectors, np.full((90, 1), 3.0)])
-    tight = embeddings(squeezed, Space("7" * 16, 11), new.labels)
-    chosen = np.random.default_rng(2).random(90) < 0.5
-    a, b = (summarise(merged_ranking(parts(chosen, old, n))).means for n in (new, tight))
-    assert a[MAP] == pytest.approx(b[MAP], abs=0.01)
-
-
-def test_parts_that_do_not_belong_together() -> None:
-    old, new, _ = three(30)
-    scale = Scale(0, 1)
-    with pytest.raises(DataError, match="other queries"):
-        merged_ranking([Part(old, old, scale), Part(new.select(np.arange(9)), new, scale)])
-    with pytest.raises(DataError, match="more than once"):
-        merged_ranking([Part(old, old, scale), Part(new, new, scale)])
-    with pytest.raises(SpaceMismatch):
-        merged_ranking([Part(old, new, scale)])
 
 
 # Command line

@@ -100,6 +100,13 @@ def update_gain(*, new_old: float, old_old: float, paragon: float) -> float:
     return (new_old - old_old) / (paragon - old_old)
 
 
+def gain_or_none(*, new_old: float, old_old: float, paragon: float) -> float | None:
+    """`update_gain`, or None where the paragon does not beat the old model and there is nothing to share."""
+    if not paragon > old_old:  # NaN: an unknown paragon
+        return None
+    return update_gain(new_old=new_old, old_old=old_old, paragon=paragon)
+
+
 def compatibility_tax(*, paragon: float, new_new: float) -> float:
     """M(new*, new*) - M(new, new): what compatibility costs the new model on its own gallery."""
     return paragon - new_new

@@ -7,7 +7,7 @@ Are In Your Model! (ACL 2021).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -113,8 +113,18 @@ def negative_flips(old: PerQuery, new: PerQuery) -> npt.NDArray[np.int64]:
     return old.query_ids[_flipped(old, new)[0]]
 
 
+def negative_flip_bits(old: PerQuery, new: PerQuery) -> PerQuery:
+    """1 for a query that was right and is wrong, else 0: their mean is the NFR; errors as `flips`."""
+    return replace(old, values=_flipped(old, new)[0].astype(np.float64))
+
+
+def is_success(values: PerQuery) -> bool:
+    """Whether a metric is a success bit, 0 or 1 of every query, so that its flips can be counted."""
+    return bool(np.isin(values.values, (0.0, 1.0)).all())
+
+
 def _flipped(old: PerQuery, new: PerQuery) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     check_paired(old, new)
-    if not np.isin([old.values, new.values], (0.0, 1.0)).all():
+    if not (is_success(old) and is_success(new)):
         raise DataError(f"{old.metric} is no success bit: flips need a metric of 0 and 1, such as recall@1")
     return old.values > new.values, new.values > old.values

@@ -125,8 +125,8 @@ def cross_evaluate(
     (DataError). Two models of different spaces raise SpaceMismatch, unless `across_spaces` asks to see what
     comparing them gives; their cells are then marked, and absent where the dimensions differ.
     """
-    _refuse_different_images("query", queries)
-    _refuse_different_images("gallery", galleries)
+    refuse_different_images("query", queries)
+    refuse_different_images("gallery", galleries)
     evaluations: dict[Pair, Evaluation | None] = {}
     foreign = set()
     for q, query in queries.items():
@@ -156,7 +156,8 @@ def compatibility_matrix(
     return cross_evaluate(queries, galleries, across_spaces=across_spaces).matrix(metric, seed=seed)
 
 
-def _refuse_different_images(side: str, models: Mapping[str, Embeddings]) -> None:
+def refuse_different_images(side: str, models: Mapping[str, Embeddings]) -> None:
+    """DataError unless all models, by name, embed the same ids and labels in one order, or for no model."""
     if not models:
         raise DataError(f"no {side} models to compare")
     (first, reference), *others = models.items()

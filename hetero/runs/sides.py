@@ -10,13 +10,14 @@ from pathlib import Path
 
 from hetero.data import QueryGallery
 from hetero.data.imageset import ImageSet
+from hetero.models.anchor import Anchor, Split
 from hetero.models.encoder import embed
 from hetero.models.store import Model, weights_digest
 from hetero.runs.run import Run
 from hetero_devices import devices
 from hetero_devices.bundle import Bundle, ModelFile
 from hetero_devices.devices import Device
-from hetero_devices.errors import ModelError
+from hetero_devices.errors import DataError, ModelError
 from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Embeddings
 
@@ -49,20 +50,25 @@ def all_sides(run: Run, bundle: Bundle, device: Device) -> dict[str, Sides]:
             "gallery of that space, by 'hetero verify BUNDLE --queries IMAGES --gallery EMBEDDINGS'"
         )
     cache = _Cache(run.folder / "embeddings", run.test)
-    sides = {ANCHOR: _anchor_sides(run), STUDENT: _model_sides(run.student, run.test)}
+    sides = {ANCHOR: anchor_sides(run.anchor, run.test), STUDENT: model_sides(run.student, run.test)}
     if run.recipe.student.alone:
-        sides[ALONE] = _model_sides(run.alone, run.test)
+        sides[ALONE] = model_sides(run.alone, run.test)
     for model in bundle.manifest.models:
         sides[artefact_name(model)] = cache.get(model, partial(_on_device, bundle, model, device))
     return sides
 
 
-def _anchor_sides(run: Run) -> Sides:
-    return Sides(run.anchor.embed("test", run.test.query), run.anchor.embed("test", run.test.gallery))
+def anchor_sides(anchor: Anchor, images: QueryGallery, split: Split = "test") -> Sides:
+    """An anchor's embeddings of images of a split; stored ones are found by its name."""
+    return Sides(anchor.embed(split, images.query), anchor.embed(split, images.gallery))
 
 
-def _model_sides(model: Model, test: QueryGallery) -> Sides:
-    return Sides(embed(model.encoder, test.query), embed(model.encoder, test.gallery))
+def model_sides(model: Model, images: QueryGallery) -> Sides:
+    """A trained model's embeddings; DataError where it takes images of another size."""
+    size, given = model.deploy.preprocessing.size, images.query.size
+    if size != given:
+        raise DataError(f"the model takes images of {size} px, the run's are of {given} px")
+    return Sides(embed(model.encoder, images.query), embed(model.encoder, images.gallery))
 
 
 def _on_device(bundle: Bundle, model: ModelFile, device: Device, images: ImageSet) -> Embeddings:

@@ -17,9 +17,9 @@ from hetero.retrieval import (
     compatibility_tax,
     cross_evaluate,
     evaluate,
+    gain_or_none,
 )
 from hetero.runs.sides import Sides
-from hetero.upgrades.evaluation import gain_or_none
 from hetero_devices.errors import DataError
 
 
@@ -96,7 +96,7 @@ def _chain(matrix: Matrix, paragons: Mapping[str, Evaluation]) -> Chain:
         for paragon, own in zip(best, np.diag(scores), strict=True)
     )
     gains = tuple(
-        gain_or_none(float(score), float(scores[0, 0]), paragon)
+        gain_or_none(new_old=float(score), old_old=float(scores[0, 0]), paragon=paragon)
         for score, paragon in zip(scores[:, 0], best, strict=True)
     )
     compatibility, accuracy = average_compatibility(scores), average_accuracy(scores)

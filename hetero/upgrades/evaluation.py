@@ -7,13 +7,9 @@ without compatibility, on both sides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hetero.models.anchor import Anchor
-from hetero.models.encoder import embed
-from hetero.models.store import Model
 from hetero.retrieval import (
     RECALL_AT_1,
     Criterion,
@@ -26,12 +22,12 @@ from hetero.retrieval import (
     compatibility_tax,
     evaluate,
     flips,
-    update_gain,
+    gain_or_none,
+    is_success,
 )
 from hetero.retrieval.intervals import CONFIDENCE, RESAMPLES
 from hetero.runs.run import Run
-from hetero.runs.sides import Sides
-from hetero_devices.errors import DataError
+from hetero.runs.sides import Sides, anchor_sides, model_sides
 
 
 @dataclass(frozen=True)
@@ -116,17 +112,10 @@ def verdict(
         new_new=estimate(scores.new_new),
         paragon=None if best is None else estimate(best),
         criterion=compatibility_criterion(scores.new_old, scores.old_old, **drawn),
-        gain=None if best is None else gain_or_none(scores.new_old.mean, scores.old_old.mean, best.mean),
+        gain=None if best is None else _gain(scores, best),
         tax=None if best is None else compatibility_tax(paragon=best.mean, new_new=scores.new_new.mean),
-        flips=flips(scores.old_old, scores.new_old, **drawn) if _bits([scores.old_old]) else None,
+        flips=flips(scores.old_old, scores.new_old, **drawn) if is_success(scores.old_old) else None,
     )
-
-
-def gain_or_none(new_old: float, old_old: float, paragon: float) -> float | None:
-    """`update_gain`, or None where the paragon does not beat the old model and there is nothing to share."""
-    if not paragon > old_old:  # NaN: an unknown paragon
-        return None
-    return update_gain(new_old=new_old, old_old=old_old, paragon=paragon)
 
 
 def evaluate_run(run: Run, *, paragon: Run | None = None, metric: str = RECALL_AT_1) -> Upgrade:
@@ -136,24 +125,11 @@ def evaluate_run(run: Run, *, paragon: Run | None = None, metric: str = RECALL_A
     its recipe trains one. Trains what is not there yet. SpaceMismatch when the student is in another space.
     """
     source = paragon or (run if run.recipe.student.alone else None)
-    alone = None if source is None else model_sides(source.alone, run)
+    alone = None if source is None else model_sides(source.alone, run.test)
     return evaluate_upgrade(
-        anchor_sides(run.anchor, run), model_sides(run.student, run), alone, metric=metric
+        anchor_sides(run.anchor, run.test), model_sides(run.student, run.test), alone, metric=metric
     )
 
 
-def anchor_sides(anchor: Anchor, run: Run) -> Sides:
-    """An old model's embeddings of a run's test images."""
-    return Sides(anchor.embed("test", run.test.query), anchor.embed("test", run.test.gallery))
-
-
-def model_sides(model: Model, run: Run) -> Sides:
-    """A trained model's embeddings of a run's test images; DataError where it takes another image size."""
-    size = model.deploy.preprocessing.size
-    if size != run.recipe.data.size:
-        raise DataError(f"the model takes images of {size} px, the run's are of {run.recipe.data.size} px")
-    return Sides(embed(model.encoder, run.test.query), embed(model.encoder, run.test.gallery))
-
-
-def _bits(scores: Sequence[PerQuery]) -> bool:
-    return all(((each.values == 0) | (each.values == 1)).all() for each in scores)
+def _gain(scores: UpgradeScores, paragon: PerQuery) -> float | None:
+    return gain_or_none(new_old=scores.new_old.mean, old_old=scores.old_old.mean, paragon=paragon.mean)

@@ -25,16 +25,15 @@ from hetero.retrieval import (
     cross_evaluate,
     evaluate,
     flips,
+    gain_or_none,
     paired_difference,
-    update_gain,
 )
+from hetero.runs.sides import Sides
 from hetero_devices.errors import DataError
 from hetero_devices.space import Embeddings, Space
 
 CLOUD = "cloud"
 MAX_LOSS = 0.01
-
-Paragons = Mapping[str, tuple[Embeddings, Embeddings]]
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Graph:
 def graph(
     rows: Sequence[Row],
     galleries: Mapping[str, Embeddings],
-    paragons: Paragons | None = None,
+    paragons: Mapping[str, Sides] | None = None,
     *,
     max_loss: float = MAX_LOSS,
     across_spaces: bool = False,
@@ -120,7 +119,7 @@ def graph(
 ) -> Graph:
     """Evaluate every row against every version's gallery; versions in order of release.
 
-    paragons: version -> query and gallery embeddings of a model trained without compatibility.
+    paragons: by version, a model trained without compatibility.
     Intervals resample classes. Raises DataError for a row of an unknown version or twice the same,
     SpaceMismatch for versions of two spaces unless `across_spaces` asks to see what that gives.
     """
@@ -129,7 +128,7 @@ def graph(
     crossed = cross_evaluate(queries, galleries, across_spaces=across_spaces)
     versions = list(galleries)
     links = tuple(_links(rows, versions, crossed, max_loss, seed))
-    best = {version: _score(*sides) for version, sides in (paragons or {}).items()}
+    best = {version: _score(sides) for version, sides in (paragons or {}).items()}
     series = tuple(_series(rows, versions, crossed, best))
     return Graph(crossed, links, series, galleries[versions[-1]].space)
 
@@ -167,8 +166,8 @@ def _absent(crossed: CrossEvaluation, query: str, gallery: str) -> bool:
     return crossed.evaluations[query, gallery] is None
 
 
-def _score(query: Embeddings, gallery: Embeddings) -> float:
-    return evaluate(query, gallery).means[RECALL_AT_1]
+def _score(sides: Sides) -> float:
+    return evaluate(sides.query, sides.gallery).means[RECALL_AT_1]
 
 
 def _series(
@@ -188,13 +187,14 @@ def _series(
 def _gains(
     scores: np.ndarray[Any, np.dtype[np.float64]], versions: Sequence[str], best: Mapping[str, float]
 ) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for i in range(1, len(versions)):
-        paragon, old = best.get(versions[i], float(scores[i, i])), float(scores[i - 1, i - 1])
-        better = paragon > old
-        new = float(scores[i, i - 1])
-        found[versions[i]] = update_gain(new_old=new, old_old=old, paragon=paragon) if better else None
-    return found
+    return {
+        versions[i]: gain_or_none(
+            new_old=float(scores[i, i - 1]),
+            old_old=float(scores[i - 1, i - 1]),
+            paragon=best.get(versions[i], float(scores[i, i])),
+        )
+        for i in range(1, len(versions))
+    }
 
 
 def _taxes(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hetero.runs.run import Run
+from hetero.runs.sides import Sides, anchor_sides
 from hetero.upgrades.graph import CLOUD, Row
 from hetero.upgrades.pictures import TestImages
 from hetero.upgrades.systems import Wanted, embedder, is_run, is_stored, open_system
@@ -43,14 +44,15 @@ def sources(
     images = images or images_of(versions)
     rows, galleries = [], {}
     for version, path in versions.items():
-        query, galleries[version] = _cloud(path, images, work)
-        rows.append(Row(CLOUD, version, query))
+        cloud = _cloud(path, images, work)
+        galleries[version] = cloud.gallery
+        rows.append(Row(CLOUD, version, cloud.query))
     for version, path in [*((v, p) for v, p in versions.items() if is_run(p)), *students]:
         rows += _phones(version, path, images, artefacts, work)
     return rows, galleries
 
 
-def paragon(path: Path, images: TestImages | None, work: Path) -> tuple[Embeddings, Embeddings]:
+def paragon(path: Path, images: TestImages | None, work: Path) -> Sides:
     """Query and gallery embeddings of a model trained without compatibility."""
     return _cloud(path, images, work)
 
@@ -61,20 +63,20 @@ def images_of(versions: Mapping[str, Path]) -> TestImages | None:
     return TestImages.of_run(Run.existing(found)) if found else None
 
 
-def _cloud(path: Path, images: TestImages | None, work: Path) -> tuple[Embeddings, Embeddings]:
+def _cloud(path: Path, images: TestImages | None, work: Path) -> Sides:
     if is_run(path):
         if images is None:
             raise DataError("name the test images by --queries")
         run = Run.existing(path)
         sides = images.at(run.recipe.data.size)
-        return run.anchor.embed("test", sides.query), run.anchor.embed("test", sides.gallery)
+        return anchor_sides(run.anchor, sides)
     if is_stored(path) and not (path / "query").is_dir():
         raise DataError(
             f"{path} is one set of embeddings: a version has query/ and gallery/ inside its folder"
         )
     system = open_system(Wanted(path), images, work)
     assert system.gallery is not None
-    return system.query, system.gallery
+    return Sides(system.query, system.gallery)
 
 
 def _phones(

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hetero.retrieval import Evaluation, Ranking, evaluate, rank, summarise
+from hetero.retrieval.matrix import refuse_different_images
 from hetero.upgrades.backfill.calibration import Calibration, calibrate
 from hetero_devices.errors import DataError
 from hetero_devices.space import Embeddings, Space, check_same
@@ -48,10 +49,10 @@ class Upgrade:
 
     def __post_init__(self) -> None:
         check_same(self.new_query.space, self.new_gallery.space, "new query", "new gallery")
-        _refuse_different("gallery", self.old_gallery, self.new_gallery)
+        refuse_different_images("gallery", {"old": self.old_gallery, "new": self.new_gallery})
         if self.old_query is not None:
             check_same(self.old_query.space, self.old_gallery.space, "old query", "old gallery")
-            _refuse_different("query", self.old_query, self.new_query)
+            refuse_different_images("query", {"old": self.old_query, "new": self.new_query})
         elif not self.compatible:
             raise DataError(
                 "old and new gallery are in two spaces: give the queries in the old space too, "
@@ -158,11 +159,6 @@ def _quantile_ranking(upgrade: Upgrade, done: Mask) -> Ranking:
     old = rank(upgrade.asked_in_old, upgrade.old_gallery.select(~done))
     new = rank(upgrade.new_query, upgrade.new_gallery.select(done))
     return merge_rankings(old, new)
-
-
-def _refuse_different(side: str, old: Embeddings, new: Embeddings) -> None:
-    if not np.array_equal(old.ids, new.ids) or not np.array_equal(old.labels, new.labels):
-        raise DataError(f"the two {side} sides hold different images: embed one list with both models")
 
 
 def _merged_ranks(own: Ranking, other: Ranking, first: bool) -> Rows:

@@ -1,7 +1,7 @@
 """Post-hoc links: maps fitted between two frozen spaces, each with its direction and its side.
 
 One file a method; `methods.py` lists them, `fit.py` fits one from paired embeddings, `link.py` is what
-results. `rank_merge.py` is the baseline that needs no map at all.
+results. The baseline that needs no map at all is `hetero.upgrades.backfill.mixed`.
 """
 
 from hetero.upgrades.links.fit import fit_link
