@@ -112,7 +112,7 @@ def command(old: Path, new: Path, as_json: bool, **options: Any) -> None:
 def _work(output: Path | None, old: Path, new: Path) -> Path:
     """Where finished shards of devices wait, so that a killed command continues."""
     named = new if new.name else new.resolve()
-    return (output or named.with_name(f".{old.name}-{named.name}-flips")) / "work"
+    return (output or named.with_name(f".{old.name}-{named.name}-flips")) / ".work"
 
 
 def _wanted(path: Path, side: str, options: dict[str, Any]) -> Any:
