@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from hetero.cli.main import cli
 from hetero.upgrades.backfill.plan import check_plan_target
 from hetero.upgrades.backfill.planning import Wish, make_plan
 from hetero.upgrades.migration.loading import load_gallery
@@ -112,3 +114,8 @@ def test_a_journal_keeps_its_whole_lines(tmp_path: Path) -> None:
     lines = (whole, '{"event": "batch", "done": "x"}', '{"event": "batch"}', "[]", '{"even')
     (keep.path / "journal.jsonl").write_text("\n".join(lines))
     assert [line["done"] for line in keep.journal()] == [3]
+
+
+def test_a_gate_is_a_number() -> None:
+    done = CliRunner().invoke(cli, ["flips", "a", "b", "--max-nfr", "nan"])
+    assert done.exit_code == 2 and "--max-nfr" in done.output
