@@ -118,4 +118,5 @@ def test_a_journal_keeps_its_whole_lines(tmp_path: Path) -> None:
 
 def test_a_gate_is_a_number() -> None:
     done = CliRunner().invoke(cli, ["flips", "a", "b", "--max-nfr", "nan"])
-    assert done.exit_code == 2 and "--max-nfr" in done.output
+    assert done.exit_code == 2
+    assert "--max-nfr" in done.output
