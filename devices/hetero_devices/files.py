@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hetero_devices.errors import DiskFull, HeteroError
+from hetero_devices.errors import DataError, DiskFull, HeteroError
+
+_OURS = {".json", ".npy", ".png"}
 
 
 @contextmanager
@@ -37,7 +39,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Like `atomic_file` for a folder; an existing folder at `path` is replaced only by a finished one."""
+    """Like `atomic_file` for a folder; an existing folder at `path` is replaced only by a finished one.
+
+    It is replaced with all it holds: `refuse_others` first where a user names `path`.
+    """
+    path = path.resolve()  # the folder '.' has no name, and its parent is another one
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -49,6 +55,23 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_others(path: Path, marker: str, kind: str) -> None:
+    """Raise DataError unless a folder of ours may be written to `path`.
+
+    It may where nothing is, an empty folder, or one with the file `marker` and only files as we write them.
+    kind: what it should be, for the message.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise DataError(f"{path} is a file: name a folder to write to")
+    held = list(path.iterdir())
+    if held and not (path / marker).is_file():
+        raise DataError(f"{path} exists and is not {kind}: name another folder, so that nothing is lost")
+    if foreign := sorted(each.name for each in held if each.suffix not in _OURS or each.is_dir()):
+        raise DataError(f"{path} also holds {foreign[0]!r}, which would be lost: name another folder")
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:

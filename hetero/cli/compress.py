@@ -32,8 +32,9 @@ def command(gallery: Path, output: Path, name: str, fit: Path | None, as_json: b
     """
     need_training_stack()
     from hetero.retrieval.codecs import check_name, codec, compress
-    from hetero_devices.space import Embeddings, check_same
+    from hetero_devices.space import Embeddings, check_same, check_target
 
+    check_target(output)
     embeddings = Embeddings.load(gallery)
     check_name(name, embeddings.space.dim)  # a misspelt name is refused before the vectors are read
     embeddings.check()

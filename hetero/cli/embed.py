@@ -51,13 +51,16 @@ def command(
     from hetero import data
     from hetero.models.encoder import embed
     from hetero.models.opening import open_encoder
-    from hetero_devices.space import prefix, prefix_space
+    from hetero_devices.space import check_target, prefix, prefix_space
 
+    splits_wanted = SPLITS if split == "all" else (split,)
+    for name in splits_wanted:
+        check_target(output / name)  # before hours of work
     encoder = open_encoder(model, format_, precision)
     space = encoder.space if dim is None else prefix_space(encoder.space, dim)
     splits = data.load(source, size=encoder.preprocessing.size, root=root, seed=seed or 0)
     written: dict[str, Any] = {}
-    for name in SPLITS if split == "all" else (split,):
+    for name in splits_wanted:
         images = getattr(splits, name)
         if len(images):
             target = output / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -83,6 +84,8 @@ def command(old: Path, new: Path, as_json: bool, **options: Any) -> None:
     """
     if options["by_interval"] and options["max_nfr"] is None:
         raise click.UsageError("--by-interval gates nothing without --max-nfr")
+    if options["max_nfr"] is not None and isnan(options["max_nfr"]):
+        raise click.UsageError("--max-nfr is not a number: give a share between 0 and 1")
     need_training_stack()
     from hetero import report as reports
     from hetero.upgrades.flips import FlipGate, compare
@@ -112,7 +115,7 @@ def command(old: Path, new: Path, as_json: bool, **options: Any) -> None:
 def _work(output: Path | None, old: Path, new: Path) -> Path:
     """Where finished shards of devices wait, so that a killed command continues."""
     named = new if new.name else new.resolve()
-    return (output or named.with_name(f".{old.name}-{named.name}-flips")) / "work"
+    return (output or named.with_name(f".{old.name}-{named.name}-flips")) / ".work"
 
 
 def _wanted(path: Path, side: str, options: dict[str, Any]) -> Any:

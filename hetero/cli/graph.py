@@ -71,7 +71,7 @@ def graph(as_json: bool, **options: Any) -> None:
     from hetero.upgrades.graph_sources import Artefacts, images_of, paragon, sources
 
     output, versions = options["output"], _named(options["versions"])
-    work, images = output / "work", _images(options) or images_of(versions)
+    work, images = output / ".work", _images(options) or images_of(versions)
     artefacts = Artefacts(options["formats"], options["precisions"], options["devices"])
     rows, galleries = sources(versions, _pairs(options["students"]), images, artefacts, work)
     best = {name: paragon(path, images, work) for name, path in _named(options["paragons"]).items()}

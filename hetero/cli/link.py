@@ -86,6 +86,8 @@ def fit(
     from hetero.recipes.resolve import changed
     from hetero.upgrades.links import fit_link, method_named
 
+    if output.is_dir():
+        raise click.UsageError(f"{output} is a folder: name a file for the link")
     method = changed(method_named(kind), overrides)
     side = side or method.sides[0]
     sides = [_training(old), _training(new)]
@@ -123,8 +125,9 @@ def apply(
     """
     need_training_stack()
     from hetero.upgrades.links import Link
-    from hetero_devices.space import Embeddings
+    from hetero_devices.space import Embeddings, check_target
 
+    check_target(output)
     opened = Link.load(link)
     extra = Embeddings.load(companion) if companion else None
     converted = opened(Embeddings.load(embeddings), extra, side=side)

@@ -60,10 +60,11 @@ def plan_(gallery: Path, output: Path, as_json: bool, **options: Any) -> None:
         --old-queries old/test --rate 120 --price 0.9 -o plan
     """
     need_training_stack()
-    from hetero.upgrades.backfill.plan import save_plan
+    from hetero.upgrades.backfill.plan import check_plan_target, save_plan
     from hetero.upgrades.backfill.planning import make_plan
     from hetero_devices.space import Embeddings
 
+    check_plan_target(output)
     old = Embeddings.load(gallery)
     wish, sample, space = _asked(old, options)
     traffic = Embeddings.load(options["traffic"]) if options["traffic"] else None
@@ -88,11 +89,13 @@ def store_(gallery: Path, store: str, name: str, as_json: bool) -> None:
       hetero upgrade store old/test cloud.db
     """
     need_training_stack()
+    from hetero.upgrades.gallery import check_gallery
     from hetero.upgrades.migration.loading import load_gallery
     from hetero.upgrades.stores import open_store
     from hetero_devices.space import Embeddings
 
     embeddings = Embeddings.load(gallery)
+    check_gallery(embeddings)  # before there is a store
     opened = open_store(store, name, create=True)
     try:
         version = load_gallery(opened, embeddings)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hetero_devices.errors import DataError, HeteroError
-from hetero_devices.files import atomic_directory, read_json
+from hetero_devices.files import atomic_directory, read_json, refuse_others
 from hetero_devices.space.space import Space
 
 CODEC = "codec.json"
@@ -59,7 +59,11 @@ class Embeddings:
         return Embeddings(self.vectors[rows], self.ids[rows], self.labels[rows], self.space)
 
     def save(self, path: Path) -> None:
-        """Write a folder of `vectors.npy`, `ids.npy`, `labels.npy` and `space.json`; whole or not at all."""
+        """Write a folder of `vectors.npy`, `ids.npy`, `labels.npy` and `space.json`; whole or not at all.
+
+        DataError when `path` is there and is anything else: see `check_target`.
+        """
+        check_target(path)
         with atomic_directory(path) as folder:
             for name in ("vectors", "ids", "labels"):
                 np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
@@ -74,9 +78,21 @@ class Embeddings:
             raise DataError(
                 f"{path} holds a compressed gallery: only the gallery side of a search may be one"
             )
+        if not (path / "space.json").is_file():
+            inner = sorted(each.parent.name for each in path.glob("*/space.json"))
+            hint = f", perhaps {path / inner[0]}" if inner else ""
+            raise DataError(f"no embeddings in {path}: name a folder written by 'hetero embed'{hint}")
         space = Space.from_json(read_json(path / "space.json"))
         vectors = load_array(path / "vectors.npy", mmap)
-        return cls(vectors, load_array(path / "ids.npy"), load_array(path / "labels.npy"), space)
+        try:
+            return cls(vectors, load_array(path / "ids.npy"), load_array(path / "labels.npy"), space)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+
+
+def check_target(path: Path) -> None:
+    """Raise DataError unless embeddings may be written to `path`: it is nothing, empty, or embeddings."""
+    refuse_others(path, "space.json", "a folder of embeddings")
 
 
 def load_array(path: Path, mmap: bool = False) -> npt.NDArray[Any]:

@@ -30,10 +30,9 @@ class Space:
 
     @classmethod
     def from_json(cls, fields: Any) -> Space:
-        try:
-            space = cls(**fields)
-        except TypeError as error:
-            raise HeteroError(f"space is not understood: {error}") from None
+        if not isinstance(fields, dict) or not {"id", "dim"} <= set(fields) <= {"id", "dim", "metric"}:
+            raise HeteroError(f"space is not understood: {fields!r}")
+        space = cls(**fields)
         if not isinstance(space.id, str) or not isinstance(space.dim, int) or space.metric != "cosine":
             raise HeteroError(f"space is not understood: {fields!r}")
         return space

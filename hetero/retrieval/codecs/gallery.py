@@ -16,7 +16,7 @@ from hetero.retrieval.codecs.scalar import Codes, Vectors
 from hetero_devices.errors import DataError
 from hetero_devices.files import atomic_directory, read_json
 from hetero_devices.space import Embeddings, Space
-from hetero_devices.space.embeddings import CODEC, load_array
+from hetero_devices.space.embeddings import CODEC, check_target, load_array
 
 _BLOCK = 16_384
 
@@ -77,7 +77,8 @@ class Compressed:
 
     def save(self, path: Path) -> None:
         """Write the folder of plain embeddings with `codes.npy`, `codec.json` and the codec's tables in place
-        of `vectors.npy`; whole or not at all."""
+        of `vectors.npy`; whole or not at all. DataError when `path` is there and is anything else."""
+        check_target(path)
         with atomic_directory(path) as folder:
             arrays = {"codes": self.codes, "ids": self.ids, "labels": self.labels, **self.codec.tables()}
             for name, array in arrays.items():

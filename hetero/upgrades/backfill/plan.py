@@ -20,7 +20,7 @@ from hetero.upgrades.backfill.cost import Cost
 from hetero.upgrades.backfill.curve import Curve, CurveSummary
 from hetero.upgrades.backfill.figure import curves_png
 from hetero_devices.errors import DataError
-from hetero_devices.files import atomic_directory, read_json, sha256_file, write_json
+from hetero_devices.files import atomic_directory, read_json, refuse_others, sha256_file, write_json
 from hetero_devices.space import Space
 from hetero_devices.space.embeddings import load_array
 from hetero_devices.strict import decode
@@ -59,16 +59,20 @@ class Plan:
 
 
 def save_plan(folder: Path, plan: Plan, ids: Ids, curves: Sequence[Curve]) -> None:
-    """Write the folder, whole or not at all; DataError where a migration of an earlier plan is going on."""
-    if (folder / "migration").exists():
-        raise DataError(f"{folder} has a migration under way: write the new plan to another folder")
-    if folder.exists() and not (folder / "plan.json").is_file():
-        raise DataError(f"{folder} exists and is no plan: name another folder")
+    """Write the folder, whole or not at all; DataError as `check_plan_target`."""
+    check_plan_target(folder)
     with atomic_directory(folder) as temporary:
         np.save(temporary / "order.npy", ids, allow_pickle=False)
         if curves:
             (temporary / "curve.png").write_bytes(curves_png(curves, plan.old_system))
         write_json(temporary / "plan.json", asdict(plan))
+
+
+def check_plan_target(folder: Path) -> None:
+    """Raise DataError where a migration of an earlier plan is going on, or `folder` is no plan, nor empty."""
+    if (folder / "migration").exists():
+        raise DataError(f"{folder} has a migration under way: write the new plan to another folder")
+    refuse_others(folder, "plan.json", "a plan")
 
 
 def load_plan(folder: Path) -> tuple[Plan, Ids]:

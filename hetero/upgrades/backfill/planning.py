@@ -22,6 +22,7 @@ from hetero.upgrades.backfill.curve import (
 from hetero.upgrades.backfill.mixed import Merge, Upgrade
 from hetero.upgrades.backfill.orders import ORDERS, OrderName, hit_counts, order
 from hetero.upgrades.backfill.plan import SCHEMA, Plan, digest_of
+from hetero.upgrades.gallery import check_gallery
 from hetero_devices.errors import DataError
 from hetero_devices.space import Embeddings, Space
 
@@ -57,6 +58,13 @@ def make_plan(
     sample: labelled queries and gallery rows that both models have embedded. traffic: logged queries in the
     old space. Raises DataError, SpaceMismatch as the parts do.
     """
+    check_gallery(gallery)
+    if traffic is not None and not len(traffic):
+        raise DataError("the log of traffic has no queries: embed some, or take another order")
+    if wish.target is not None and not 0 <= wish.target <= 1:
+        raise DataError(
+            f"a target of {wish.target} is out of reach: a metric lies between 0 and 1, so 0.9 is 90 %"
+        )
     names = _candidates(wish.order, sample is not None, traffic is not None)
     curves = _curves(sample, names, traffic, wish) if sample else ()
     chosen = best(curves).order if curves else names[0]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hetero.data.imageset import ImageSet
 from hetero.models.encoder import Encoder, embed
+from hetero.upgrades.gallery import check_gallery
 from hetero_devices.errors import DataError
 from hetero_devices.space import Embeddings, Space
 
@@ -38,6 +39,7 @@ class StoredVectors:
 
     def __init__(self, folder: Path) -> None:
         self._stored = Embeddings.load(folder)
+        check_gallery(self._stored)  # now: a migration is bound to the source it begins with
         self._places = Places(self._stored.ids)
 
     @property

@@ -138,4 +138,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         fields = json.loads(line)
     except ValueError:
         return None
-    return fields if isinstance(fields, dict) else None
+    numbers = {"done", "rows", "seconds"}
+    whole = isinstance(fields, dict) and (fields.get("event") != "batch" or numbers <= set(fields))
+    return fields if whole and all(isinstance(fields.get(key, 0), int | float) for key in numbers) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hetero.upgrades.stores.files import FileStore
 from hetero.upgrades.stores.milvus import MilvusStore
@@ -16,7 +17,7 @@ def open_store(address: str, name: str = "gallery", *, create: bool = False) -> 
     name: of the gallery, in Milvus. create: make it where nothing is. DataError when it is gone, or is
     something else; MissingExtra where pymilvus is not installed.
     """
-    if address.startswith(("http://", "https://")):
+    if _is_server(address):
         return MilvusStore(address, name, create=create)
     if "://" in address:
         raise DataError(f"{address} is no gallery store: give a folder, FILE.db, or http(s)://HOST:PORT")
@@ -26,3 +27,12 @@ def open_store(address: str, name: str = "gallery", *, create: bool = False) -> 
     if not create and not (path / "store.json").is_file():
         raise DataError(f"there is no gallery store at {path}: make one with 'hetero upgrade store'")
     return FileStore(path)
+
+
+def _is_server(address: str) -> bool:
+    """Whether it is http(s)://HOST:PORT."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number
+        return False
