@@ -379,6 +379,14 @@ def test_the_old_models_vectors_are_no_upgrade(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the gallery's own"):
         migrate(case.plan, case.store, StoredVectors(tmp_path / "old"), settings)
     assert case.store.live() == "v1"
+    assert Folder(case.plan).state() is None  # so another source may be given
+
+
+def test_only_a_migration_at_work_is_paused(files: Case) -> None:
+    source = Counting(files.folder / "new", 5, lambda: Folder(files.plan).ask_to_pause())
+    files.migrate(source)
+    with pytest.raises(DataError, match="no process applies this plan"):
+        pause(files.plan)
 
 
 def test_a_lost_store_and_a_full_disk_are_said_and_leave_the_old_version(files: Case) -> None:

@@ -54,6 +54,8 @@ def pause(plan: Path, wait_s: float = 0.0) -> Status:
     state = keep.require()
     if state.phase in ("complete", "live", "rolled-back"):
         raise DataError(f"the migration is {state.phase}: there is nothing to pause")
+    if not keep.busy:
+        raise DataError("no process applies this plan: there is nothing to pause, 'resume' would go on")
     keep.ask_to_pause()
     limit = time.monotonic() + wait_s
     while keep.busy and time.monotonic() < limit:

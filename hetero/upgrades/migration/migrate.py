@@ -76,6 +76,8 @@ def _begin(
     _refuse_changed_gallery(store, state, ids)
     if missing := np.setdiff1d(ids, source.ids)[:1].tolist():
         raise DataError(f"there is no new vector for the gallery's id {missing[0]}")
+    if not state.new_version:  # before anything is written down, or the plan would be tied to this source
+        _refuse_old_vectors(store, state, source, ids[: state.batch])
     return _with_version(keep, state, store, plan.new_space)
 
 
@@ -146,8 +148,6 @@ def _carry_on(
     todo = remaining(store, state, ids)
     keep.write(state := replace(state, phase="running"))
     keep.note(event="start", done=len(ids) - len(todo), time=time.time())
-    if len(todo) == len(ids) and len(ids):
-        _refuse_old_vectors(store, state, source, ids[: state.batch])
     with counter("re-embedding", len(todo)) as advance:
         paused = not _fill(keep, state, todo, store, source, advance)
     if paused:
