@@ -42,7 +42,7 @@ from hetero_devices.errors import DataError, RecipeError
 from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Preprocessing, check_same
 
-_RECIPE = "recipe.json"
+_RECIPE, _ENVIRONMENT = "recipe.json", "environment.json"
 _MAY_CHANGE = ("data.root", "data.base_url", "search.")  # where data lies; a search minds its own settings
 
 
@@ -66,9 +66,9 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, recipe: Recipe) -> Run:
-        """Start or continue a run; RecipeError when the folder holds a run of another recipe."""
+        """Start or continue a run; RecipeError when the folder holds what another recipe made."""
         fields = recipe.model_dump(mode="json")
-        if (folder / _RECIPE).exists():
+        if _begun(folder):
             stored = validated(read_json(folder / _RECIPE)).model_dump(mode="json")  # with newer defaults
             changed = [key for key in _differences(stored, fields) if not key.startswith(_MAY_CHANGE)]
             if changed:
@@ -77,7 +77,7 @@ class Run:
                     "use another folder"
                 )
         else:
-            write_json(folder / "environment.json", environment())
+            write_json(folder / _ENVIRONMENT, environment())
         write_json(folder / _RECIPE, fields)
         return cls(folder, recipe)
 
@@ -268,6 +268,12 @@ class Run:
             return LiveTargets(self.items, encoder)
         drawn = Views(self.items, self.recipe.data.augment, student.views, self.recipe.seed)
         return CachedTargets(self.folder / "anchor" / views, drawn, encoder)
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a recipe made something there; one that failed at its first step may be corrected."""
+    made = folder.iterdir() if (folder / _RECIPE).exists() else ()
+    return any(path.name not in (_RECIPE, _ENVIRONMENT) for path in made)
 
 
 def _started(network: nn.Module, weights: str | None) -> nn.Module:
