@@ -36,7 +36,8 @@ def command(
 ) -> None:
     """Show a data set: its splits, its protocol, and optionally a sheet of its images.
 
-    SOURCE is a named data set (glyphs, omniglot, cifar100, caltech101), a folder or archive of image
+    SOURCE is a named data set (glyphs, omniglot, cifar100,
+    cifar100-closed, caltech101), a folder or archive of image
     folders, a CSV or parquet manifest, or an .npz of arrays. Images are decoded once into the cache.
 
     \b

@@ -38,8 +38,8 @@ def command(
 ) -> None:
     """Train the anchor (unless it is brought), the compatible student, and the same network alone.
 
-    RECIPE is a built-in name (demo, omniglot, cifar100, caltech101) or a YAML file; KEY=VALUE pairs change
-    it. Killed at any moment, the same command continues and ends with the same weights.
+    RECIPE is a built-in name (demo, omniglot, cifar100, caltech101, upgrade) or a YAML file; KEY=VALUE
+    pairs change it. Killed at any moment, the same command continues and ends with the same weights.
 
     \b
     Example:
