@@ -182,9 +182,8 @@ def main() -> None:
         rows = [row for ratio in track(RATIOS, data) for row in bench.rows(ratio)]
         page += section(bench, rows)
         found[data] = [asdict(row) for row in rows]
-    stamp = results.stamp(
-        f"python benchmarks/headline.py --scale {options.scale}", ", ".join(options.data), 0
-    )
+    command = f"python benchmarks/headline.py --scale {options.scale} --data {' '.join(options.data)}"
+    stamp = results.stamp(command, ", ".join(options.data), 0)
     scale = "" if options.scale == "default" else f"-{options.scale}"
     part = "" if tuple(options.data) == tuple(search.OF_DATA) else "-part"
     name = f"headline{scale}{part}"
