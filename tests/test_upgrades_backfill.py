@@ -288,8 +288,10 @@ def test_a_plan_does_not_replace_one_that_is_being_applied(tmp_path: Path) -> No
     with pytest.raises(DataError, match="migration under way"):
         save_plan(tmp_path / "plan", plan, ids, ())
     (tmp_path / "mine").mkdir()
-    with pytest.raises(DataError, match="is no plan"):
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(DataError, match="is not a plan"):
         save_plan(tmp_path / "mine", plan, ids, ())
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
 def test_the_sample_is_the_part_of_the_gallery_that_both_models_embedded() -> None:
