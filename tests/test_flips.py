@@ -222,7 +222,7 @@ def test_two_runs_are_compared_on_their_test_images_with_pictures(
     assert report.values["flips"]["nfr"]["value"] == pytest.approx((values[0] > values[1]).mean())
     page = (tmp_path / "report" / "report.html").read_text()
     assert ("data:image/png" in page) == bool(report.values["negative_query_ids"])
-    assert not (tmp_path / "report" / "work").exists()
+    assert not (tmp_path / "report" / ".work").exists()
 
 
 def test_classifiers_are_compared_by_name_of_class(
@@ -301,7 +301,7 @@ def test_a_killed_command_continues_with_the_shards_a_device_finished(
     ]
     line = [sys.executable, "-m", "hetero", "flips", *given, "host", "-o"]
     straight = subprocess.run([*line, str(tmp_path / "straight")], check=True, capture_output=True, text=True)
-    work = tmp_path / "killed" / "work"
+    work = tmp_path / "killed" / ".work"
     process = subprocess.Popen([*line, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
     while not (kept := [path for path in work.glob("*/0*") if path.is_dir()]):
         assert process.poll() is None

@@ -146,7 +146,7 @@ def test_the_command_writes_one_report_and_gates_it(stored: Path) -> None:
     page = (stored / "report" / "report.html").read_text()
     assert "Links between versions" in page
     assert "v1 student" in page
-    assert not (stored / "report" / "work").exists()
+    assert not (stored / "report" / ".work").exists()
     backwards = [f"--version=v2={stored / 'v2'}", f"--version=v1={stored / 'v1'}", "-o", stored / "worse"]
     assert run(*backwards, "--gate").exit_code == 1
     assert run(*given, *phones, "--max-loss", "0", "--gate").exit_code == int(not _all_hold(values))
