@@ -40,7 +40,13 @@ def _below(name: str, command: click.Command) -> list[str]:
 
 
 def _section(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    context = click.Context(
+        command,
+        info_name=name,
+        max_content_width=100,
+        terminal_width=100,
+        help_option_names=["-h", "--help"],  # of the whole command line, and click remembers the first
+    )
     return f"## `{name}`\n\n```text\n{command.get_help(context)}\n```\n"
 
 
