@@ -18,9 +18,10 @@ _SCORED = 8  # candidates whose scoring is timed
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one core. supernet, student: whole trainings. candidate: the scoring of one.
+    """Seconds on one thread. supernet, student: whole trainings, by the clock. candidate: the scoring of one,
+    of processor time. candidates: how many one search scores at most.
 
-    candidates: how many one search scores at most.
+    Other work on the machine lengthens the first two, so compare trainings that had the same company.
     """
 
     supernet: float
