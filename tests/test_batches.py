@@ -89,8 +89,21 @@ def test_cached_targets_are_the_anchors_embeddings_of_the_very_views(
 def test_the_first_view_is_the_image_itself(images: ImageSet) -> None:
     views = Views(TrainingItems(images), AugmentConfig(), count=2, seed=1)
     rows = np.arange(20)
-    assert torch.equal(views.pixels(rows, 0), views.items.pixels(rows))
-    assert not torch.equal(views.pixels(rows, 1), views.items.pixels(rows))
+    first, second = views.pixels(rows, np.zeros_like(rows)), views.pixels(rows, np.ones_like(rows))
+    assert torch.equal(first, views.items.pixels(rows))
+    assert not torch.equal(second, first)
+    mixed = views.pixels(rows, rows % 2)
+    assert torch.equal(mixed[::2], first[::2])
+    assert torch.equal(mixed[1::2], second[1::2])
+
+
+def test_every_epoch_mixes_the_views_and_an_item_is_shown_in_each_once(images: ImageSet) -> None:
+    views = Views(TrainingItems(images), AugmentConfig(), count=3, seed=1)
+    rows = np.random.default_rng(0).permutation(20)
+    shown = np.stack([views.shown(rows, epoch) for epoch in range(5, 8)])
+    assert (np.sort(shown, axis=0) == np.arange(3)[:, None]).all()
+    assert all(len(np.unique(shown[:, image])) == 3 for image in range(len(rows)))
+    assert np.bincount(shown[0], minlength=3).min() >= 6  # of 20 images each view shows a third
 
 
 def test_an_interrupted_cache_is_completed(images: ImageSet, encoder: TorchEncoder, tmp_path: Path) -> None:

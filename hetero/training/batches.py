@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from hetero.data import augment
 from hetero.data.augment import AugmentConfig
 from hetero.objectives.terms import Supervision
 from hetero.training.items import TrainingItems
-from hetero.training.views import CachedTargets, LiveTargets, Targets
+from hetero.training.views import CachedTargets, LiveTargets, Rows, Targets
 
 
 @dataclass(frozen=True)
@@ -45,33 +44,33 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         epoch, rows = self._rows(step)
-        pixels, view = self._pixels(rows, step, epoch)
+        pixels, views = self._pixels(rows, step, epoch)
         sources = [] if self.target_source is None else [self.target_source, *self.others]
-        targets = [_targets(source, rows, view, pixels) for source in sources]
+        targets = [_targets(source, rows, views, pixels) for source in sources]
         first = targets[0] if targets else None
         supervision = Supervision(
             self.items.labels(rows), first, torch.from_numpy(rows), others=tuple(targets[1:])
         )
         return Batch(pixels, supervision)
 
-    def _rows(self, step: int) -> tuple[int, npt.NDArray[np.int64]]:
+    def _rows(self, step: int) -> tuple[int, Rows]:
         per_epoch = len(self.items) // self.size
         epoch, index = divmod(step, per_epoch)
         return epoch, self._order(epoch)[index * self.size : (index + 1) * self.size]
 
-    def _pixels(self, rows: npt.NDArray[np.int64], step: int, epoch: int) -> tuple[Tensor, int]:
+    def _pixels(self, rows: Rows, step: int, epoch: int) -> tuple[Tensor, Rows]:
         """The views of a batch, and which of the cached ones they are."""
         source = self.target_source
         if isinstance(source, CachedTargets):
-            view = epoch % source.views.count
-            return source.views.pixels(rows, view), view
+            views = source.views.shown(rows, epoch)
+            return source.views.pixels(rows, views), views
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         parameters = augment.draw(len(rows), generator)
-        return augment.apply(self.items.pixels(rows), parameters, self.config), 0
+        return augment.apply(self.items.pixels(rows), parameters, self.config), np.zeros_like(rows)
 
-    def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _draw_order(self, epoch: int) -> Rows:
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.items))
 
 
-def _targets(source: Targets, rows: npt.NDArray[np.int64], view: int, pixels: Tensor) -> Tensor:
-    return source.embed(pixels) if isinstance(source, LiveTargets) else source.targets(rows, view)
+def _targets(source: Targets, rows: Rows, views: Rows, pixels: Tensor) -> Tensor:
+    return source.embed(pixels) if isinstance(source, LiveTargets) else source.targets(rows, views)
