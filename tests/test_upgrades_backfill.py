@@ -23,6 +23,7 @@ from hetero.upgrades.backfill.mixed import (
 from hetero.upgrades.backfill.plan import load_plan, save_plan
 from hetero.upgrades.backfill.planning import Wish, make_plan
 from hetero.upgrades.backfill.sample import sample_of
+from hetero.upgrades.backfill.tables import plan_lines
 from hetero_devices.errors import DataError, SpaceMismatch
 from hetero_devices.space import Embeddings, Space
 
@@ -269,6 +270,15 @@ def test_a_plan_takes_the_order_of_the_largest_area_and_comes_back_from_disk(tmp
     np.save(tmp_path / "plan" / "order.npy", ids[::-1])
     with pytest.raises(DataError, match="not the order"):
         load_plan(tmp_path / "plan")
+
+
+def test_a_plan_says_where_the_new_model_is_the_worse_one() -> None:
+    better = upgrade()
+    worse = Upgrade(better.new_query, better.old_query, better.new_gallery, better.old_gallery)
+    up, _, _ = make_plan(better.old_gallery, NEW, Wish(points=3), better)
+    down, _, _ = make_plan(worse.old_gallery, OLD, Wish(points=3), worse)
+    assert not any("no upgrade" in line for line in plan_lines(up))
+    assert any("no upgrade" in line for line in plan_lines(down))
 
 
 def test_a_plan_without_a_sample_takes_the_published_order() -> None:

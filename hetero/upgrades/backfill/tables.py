@@ -28,6 +28,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """What a plan says beside its curves."""
     kind = "one index" if plan.old_space == plan.new_space else "two searches, merged"
     yield f"{plan.rows} images, order {plan.order}; old {plan.old_space}, new {plan.new_space}: {kind}"
+    if plan.curves and plan.old_system is not None and plan.curves[0].target < plan.old_system:
+        yield "no upgrade: the target is below what the old system reaches on the same queries"
     if plan.cost:
         yield f"all of it: {_costs(plan.cost)}"
     if plan.cost_needed:
