@@ -39,18 +39,9 @@ from hetero.objectives.terms import Objective
 from hetero.recipes.resolve import resolve
 from hetero.runs import Run
 from hetero_devices.errors import RecipeError
+from tests.small import small
 
-SMALL = (
-    "data.size=16",
-    "data.validation_share=0",
-    "anchor.network=elastic-xs",
-    "anchor.network.dim=16",
-    "anchor.fit.precision=fp32",
-    "student.network=elastic-xs",
-    "student.network.dim=16",
-    "student.views=2",
-    *(f"{part}.fit.{k}" for part in ("anchor", "student") for k in ("steps=3", "batch=8")),
-)
+SMALL = small("elastic-xs")
 RIGHT = torch.tensor([True, False])
 
 

@@ -29,18 +29,9 @@ from hetero.upgrades.pictures import TestImages, pictures_of
 from hetero.upgrades.systems import Wanted, open_system
 from hetero_devices.errors import DataError, ModelError, SpaceMismatch
 from hetero_devices.space import Embeddings, Space
+from tests.small import small
 
-SMALL = (
-    "data.size=16",
-    "data.validation_share=0",
-    "anchor.network=elastic-xs",
-    "anchor.network.dim=16",
-    "anchor.fit.precision=fp32",
-    "student.network=elastic-xs",
-    "student.network.dim=16",
-    "student.views=1",
-    *(f"{part}.fit.{k}" for part in ("anchor", "student") for k in ("steps=4", "batch=8")),
-)
+SMALL = small("elastic-xs", steps=4, views=1)
 
 
 def vectors(degrees: npt.ArrayLike, labels: list[int], first_id: int, space: str = "a" * 16) -> Embeddings:

@@ -22,20 +22,9 @@ from hetero.training.optimizer import FitConfig, optimizer_of
 from hetero.training.views import CachedTargets, LiveTargets
 from hetero_devices.errors import DataError, RecipeError, SpaceMismatch
 from hetero_devices.space import Embeddings, Preprocessing, Space, prefix, prefix_space
+from tests.small import small
 
-SMALL = (
-    "data.size=16",
-    "data.validation_share=0",
-    "anchor.network=residual-s",
-    "anchor.network.widths=[8]",
-    "anchor.network.depths=[1]",
-    "anchor.network.dim=16",
-    "anchor.fit.precision=fp32",
-    "student.network=elastic-xs",
-    "student.network.dim=16",
-    "student.views=2",
-    *(f"{part}.fit.{k}" for part in ("anchor", "student") for k in ("steps=3", "batch=8")),
-)
+SMALL = small("residual-s")
 
 
 @pytest.fixture(scope="module")

@@ -274,6 +274,7 @@ def test_a_plan_takes_the_order_of_the_largest_area_and_comes_back_from_disk(tmp
 
 def test_a_plan_says_where_the_new_model_is_the_worse_one() -> None:
     better = upgrade()
+    assert better.old_query is not None
     worse = Upgrade(better.new_query, better.old_query, better.new_gallery, better.old_gallery)
     up, _, _ = make_plan(better.old_gallery, NEW, Wish(points=3), better)
     down, _, _ = make_plan(worse.old_gallery, OLD, Wish(points=3), worse)

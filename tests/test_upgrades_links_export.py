@@ -21,23 +21,14 @@ from hetero_devices.errors import ModelError, RecipeError, SpaceMismatch
 from hetero_devices.space import Embeddings, Space
 from hetero_devices.verify import cosine_distance, verify
 from hetero_export.loop import export_run
+from tests.small import small
 
 SMALL = (
-    "data.size=16",
-    "data.validation_share=0",
-    "anchor.network=residual-s",
-    "anchor.network.widths=[8]",
-    "anchor.network.depths=[1]",
-    "anchor.network.dim=16",
-    "anchor.fit.precision=fp32",
-    "student.network=elastic-xs",
-    "student.network.dim=16",
-    "student.views=1",
+    *small("residual-s", steps=30, batch=16, views=1),
     "student.alone=false",
     "gates.criterion=false",
     "export.golden=4",
     "export.calibration=16",
-    *(f"{part}.fit.{k}" for part in ("anchor", "student") for k in ("steps=30", "batch=16")),
 )
 OTHER = Space("f" * 16, 12)
 

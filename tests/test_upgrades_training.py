@@ -19,20 +19,9 @@ from hetero.objectives.terms import Given, Objective, Reference, Supervision
 from hetero.recipes.resolve import resolve
 from hetero.runs import Run
 from hetero_devices.errors import DataError, RecipeError, SpaceMismatch
+from tests.small import small
 
-SMALL = (
-    "data.size=16",
-    "data.validation_share=0",
-    "anchor.network=residual-s",
-    "anchor.network.widths=[8]",
-    "anchor.network.depths=[1]",
-    "anchor.network.dim=16",
-    "anchor.fit.precision=fp32",
-    "student.network=elastic-xs",
-    "student.network.dim=16",
-    "student.views=2",
-    *(f"{part}.fit.{k}" for part in ("anchor", "student") for k in ("steps=3", "batch=8")),
-)
+SMALL = small("residual-s")
 
 
 def test_influence_counts_only_the_classes_the_head_knows() -> None:
