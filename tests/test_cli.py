@@ -10,14 +10,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
-from hetero.cli.main import VERBS
+from hetero.cli.main import VERBS, cli
 from hetero_devices.space import Embeddings, Space, prefix_space
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,26 @@ def test_every_verb_explains_itself_with_an_example(verb: str) -> None:
     done = hetero(verb, "--help")
     assert done.returncode == 0
     assert f"hetero {verb}" in done.stdout.split("Example:")[1]
-    assert "--json" in done.stdout
+
+
+def test_every_command_has_an_example_and_prints_json() -> None:
+    found = dict(leaves(cli, "hetero"))
+    assert len(found) >= 34
+    for name, command in found.items():
+        assert command.help is not None
+        assert name in command.help.split("Example:")[1], name
+        assert "as_json" in {parameter.name for parameter in command.params}, name
+
+
+def leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    context = click.Context(command)
+    for verb in command.list_commands(context):
+        below = command.get_command(context, verb)
+        assert below is not None
+        yield from leaves(below, f"{name} {verb}")
 
 
 def test_the_reference_is_what_the_commands_say() -> None:

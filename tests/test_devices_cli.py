@@ -66,6 +66,17 @@ def test_a_device_of_ones_own_is_kept_listed_and_forgotten() -> None:
     assert "of your own" in refused("remove", "host")
 
 
+def test_keeping_showing_and_forgetting_a_device_as_json(tmp_path: Path) -> None:
+    path = own_folder() / "my-pi.toml"
+    settings = ("my-pi", "--like", "raspberry-pi-5", "host=pi.local", "--json")
+    assert json.loads(devices("add", *settings).stdout) == {"path": str(path)}
+    assert json.loads(devices("show", "my-pi", "--json").stdout)["connection"]["host"] == "pi.local"
+    assert json.loads(devices("remove", "my-pi", "--json").stdout) == {"path": str(path)}
+    runner = tmp_path / "runner.pyz"
+    assert json.loads(devices("runner", "-o", runner, "--json").stdout) == {"path": str(runner)}
+    assert runner.is_file()
+
+
 def test_a_setting_that_the_kind_does_not_know_is_refused_before_it_is_kept() -> None:
     assert "unknown key 'hots'" in refused("add", "my-pi", "--like", "raspberry-pi-5", "hots=pi.local")
     assert not own_folder().exists() or not list(own_folder().iterdir())

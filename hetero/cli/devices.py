@@ -29,7 +29,7 @@ def command() -> None:
     """Devices that bundles are run on: list and add them, ask what they are, make runners, measure blocks.
 
     A device is a TOML file: those that come with hetero describe typical machines and need an address, yours
-    are kept in your configuration folder. Every verb but `table` works without torch; --json is per verb.
+    are kept in your configuration folder. Every verb but `table` works without torch.
 
     \b
     Example:
@@ -59,14 +59,16 @@ def list_(as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("name")
-def show(name: str) -> None:
+@json_option
+def show(name: str, as_json: bool) -> None:
     """Print a device's profile as TOML.
 
     \b
     Example:
       hetero devices show raspberry-pi-5
     """
-    click.echo(load_profile(name).to_toml(), nl=False)
+    profile = load_profile(name)
+    print_json(asdict(profile)) if as_json else click.echo(profile.to_toml(), nl=False)
 
 
 @command.command("add")
@@ -74,7 +76,8 @@ def show(name: str) -> None:
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--like", required=True, help="The device to start from; see `hetero devices list`.")
 @click.option("--title", help="What it is  [default: that device's]")
-def add(name: str, settings: tuple[str, ...], like: str, title: str | None) -> None:
+@json_option
+def add(name: str, settings: tuple[str, ...], like: str, title: str | None, as_json: bool) -> None:
     """Keep a device of your own: another one's profile with KEY=VALUE settings of its connection.
 
     Values are TOML, or text where they are none: a serial of digits alone needs its quotes, serial='"123"'.
@@ -89,19 +92,24 @@ def add(name: str, settings: tuple[str, ...], like: str, title: str | None) -> N
     connection = template.connection | dict(map(parse_setting, settings))
     profile = replace(template, connection=connection, title=title or template.title, tested="")
     build(name, profile).close()  # a setting that the kind does not know is refused before it is kept
-    click.echo(add_profile(name, profile))
+    _say_path(add_profile(name, profile), as_json)
 
 
 @command.command("remove")
 @click.argument("name")
-def remove(name: str) -> None:
+@json_option
+def remove(name: str, as_json: bool) -> None:
     """Forget a device of your own.
 
     \b
     Example:
       hetero devices remove my-pi
     """
-    click.echo(remove_profile(name))
+    _say_path(remove_profile(name), as_json)
+
+
+def _say_path(path: Path, as_json: bool) -> None:
+    print_json({"path": str(path)}) if as_json else click.echo(path)
 
 
 @command.command("probe")
@@ -164,7 +172,8 @@ def _line(finding: Finding) -> str:
     show_default=True,
     help="One file for any Python, or the C runner compiled for a processor.",
 )
-def runner(output: Path, kind: str) -> None:
+@json_option
+def runner(output: Path, kind: str, as_json: bool) -> None:
     """Write the program that does jobs on a device, to be copied there by hand.
 
     The Python one needs Python 3.11, numpy and a runtime there: `python3 runner.pyz --help`. The C one needs
@@ -182,12 +191,13 @@ def runner(output: Path, kind: str) -> None:
         write_runner(output)
     else:
         build_runner(kind, output)  # type: ignore[arg-type]
-    click.echo(output)
+    _say_path(output, as_json)
 
 
 @command.command("setup")
 @click.argument("kind", type=click.Choice(["emulated", "browser"]))
-def setup(kind: str) -> None:
+@json_option
+def setup(kind: str, as_json: bool) -> None:
     """Fetch what a kind of device needs into the cache, once: the ARM root, or the page's runtimes.
 
     \b
@@ -199,11 +209,11 @@ def setup(kind: str) -> None:
     from hetero_devices.devices.browser import packages
 
     if kind == "browser":
-        click.echo(packages.set_up())
+        _say_path(packages.set_up(), as_json)
     else:
         cache = emulation.default_cache()
         emulation.set_up(cache, progress=lambda step: click.echo(step, err=True))
-        click.echo(cache)
+        _say_path(cache, as_json)
 
 
 @command.command("table")
