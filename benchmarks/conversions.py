@@ -12,6 +12,7 @@ Writes results/conversions.{json,md}. Killed at any moment, the same command con
     python benchmarks/conversions.py                       96 px, under two hours on two cores
     python benchmarks/conversions.py --size 224            longer
     python benchmarks/conversions.py --nets 'ResNet-18;MobileNetV2'
+    python benchmarks/conversions.py --rescues corrected   one rescue of int8 instead of both
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 
 import results
-from conversions_cells import ALWAYS, Cell, Kind, Subject, Vectors, cell, rescues
+from conversions_cells import ALWAYS, RESCUES, Cell, Kind, Subject, Vectors, cell, rescues
 from conversions_data import Data
 from conversions_nets import NETS, Net, trained
 from conversions_table import table
@@ -48,6 +49,7 @@ class Work:
     root: Path
     net: str
     formats: tuple[Format, ...]
+    rescues: tuple[Kind, ...] = RESCUES
 
     @property
     def folder(self) -> Path:
@@ -65,10 +67,11 @@ class Work:
         write_json(self.path(format, kind), about | fields)
 
     def wanted(self, format: Format) -> tuple[Kind, ...]:
-        """The rescues are known once int8 is."""
+        """The rescues are known once int8 is; one that is there already is kept."""
         if not self.path(format, "int8").is_file():
             return ALWAYS
-        return (*ALWAYS, *rescues(self.read(format, "int8")))
+        tried = rescues(self.read(format, "int8"))
+        return (*ALWAYS, *(k for k in tried if k in self.rescues or self.path(format, k).is_file()))
 
     def missing(self) -> list[tuple[Format, Kind]]:
         return [(f, k) for f in self.formats for k in self.wanted(f) if not self.path(f, k).is_file()]
@@ -81,10 +84,11 @@ def main() -> None:
     options = _options()
     root = options.work / f"{options.size}-seed{options.seed}"
     formats = tuple(options.format or FORMATS)
+    tried = tuple(options.rescues)
     if options.convert:
-        convert(Work(root, options.convert, formats), _net(options), options.seed)
+        convert(Work(root, options.convert, formats, tried), _net(options), options.seed)
         return
-    works = [Work(root, net, formats) for net in options.nets]
+    works = [Work(root, net, formats, tried) for net in options.nets]
     for work in works:
         _apart(work, options)
     networks = {work.net: read_json(path) for work in works if (path := work.folder / ABOUT).is_file()}
@@ -110,6 +114,8 @@ def _command(options: argparse.Namespace) -> str:
     command = f"python benchmarks/conversions.py --size {options.size} --seed {options.seed}"
     if options.steps is not None:
         command += f" --steps {options.steps}"
+    if tuple(options.rescues) != RESCUES:
+        command += f" --rescues {' '.join(options.rescues)}".rstrip()
     return command if options.nets == list(NETS) else f"{command} --nets '{';'.join(options.nets)}'"
 
 
@@ -128,7 +134,7 @@ def _apart(work: Work, options: argparse.Namespace) -> None:
 def _convert_apart(work: Work, options: argparse.Namespace) -> str:
     """Run `convert` in a process; what went wrong, in words, or nothing."""
     command = [sys.executable, __file__, "--convert", work.net, "--size", str(options.size)]
-    command += ["--seed", str(options.seed), "--work", str(options.work)]
+    command += ["--seed", str(options.seed), "--work", str(options.work), "--rescues", *options.rescues]
     command += [part for name in work.formats for part in ("--format", name)]
     command += [] if options.steps is None else ["--steps", str(options.steps)]
     try:
@@ -207,6 +213,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, action="append", help="only this one")
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--steps", type=_positive, help="of training, at most; default: each network's own")
+    parser.add_argument(
+        "--rescues", nargs="*", choices=RESCUES, default=RESCUES, help="tried on a lossy int8; both are slow"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=results.WORK / "conversions")
     parser.add_argument("--results", type=Path, default=results.RESULTS)

@@ -102,6 +102,13 @@ def test_refusals_and_failures_are_named_and_the_rest_stands(tmp_path: Path) -> 
         (cells / f"onnx-{kind}.json").write_text(json.dumps(about | fields))
     done = run(tmp_path, *SMALL)
     assert done.returncode == 0, done.stderr
+    (cells / "onnx-mixed.json").rename(tmp_path / "kept.json")
+    assert run(tmp_path, *SMALL, "--rescues", "corrected").returncode == 0
+    fields = json.loads((tmp_path / "conversions.json").read_text())
+    assert [cell["precision"] for cell in fields["cells"]][-1] == "corrected"
+    assert fields["stamp"]["command"].endswith("--rescues corrected --nets 'elastic-xs'")
+    (tmp_path / "kept.json").rename(cells / "onnx-mixed.json")
+    assert run(tmp_path, *SMALL, "--rescues").returncode == 0  # what is there already is shown
     page = (tmp_path / "conversions.md").read_text()
     assert "4 of 6 cells convert and keep the space; 1 convert and are refused" in page
     assert "1 do not convert" in page
