@@ -16,8 +16,8 @@ _ABOUT = (
     "R@1: of the file's queries against torch's gallery. Size and CPU are ratios to the float32 file of the "
     "same format; CPU ms is processor time of one image (one thread, median), taken while the machine was "
     f"busy with other work. Where int8 is refused or its lowest cosine is below {LOSSY}, as far as tried: "
-    "`corrected`, int8 of the network mended by `student.quantised` (equalisation, AdaRound, bias correction; "
-    "no training), "
+    "`corrected`, int8 of the network mended by `student.quantised` (equalisation, AdaRound, bias "
+    "correction; no training), "
     f"and `mixed`, at most {MIXED.max_macs:.0%} of the multiply-accumulates in float32."
 )
 
