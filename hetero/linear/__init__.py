@@ -1,0 +1,1 @@
+"""Linear quadratic fine-tuning: the network's first-order expansion, trained by a quadratic loss."""
