@@ -28,8 +28,8 @@ class Classifier(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the head sees: float32 [N, D], of norm sqrt(D)."""
-        embedding: Tensor = self.deploy.embed(pixels)
-        return embedding * self.scale
+        scaled: Tensor = self.deploy.embed(pixels) * self.scale
+        return scaled
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(pixels))

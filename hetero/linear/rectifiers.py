@@ -45,10 +45,13 @@ _METHODS = ("relu", "relu_")
 
 
 def is_leaky(network: nn.Module) -> bool:
-    """Whether it has a LeakyReLU and no ReLU or ReLU6 module; ReLUs in its code are not seen."""
-    modules = list(network.modules())
-    rectified = any(isinstance(module, _RECTIFIERS) for module in modules)
-    return not rectified and any(isinstance(module, nn.LeakyReLU) for module in modules)
+    """Whether it has a LeakyReLU and no ReLU or ReLU6, as modules; ReLUs in its code are not seen."""
+    return not rectified(network) and any(isinstance(m, nn.LeakyReLU) for m in network.modules())
+
+
+def rectified(network: nn.Module) -> bool:
+    """Whether it has a ReLU or ReLU6, as a module."""
+    return any(isinstance(module, _RECTIFIERS) for module in network.modules())
 
 
 def leaky(network: nn.Module, slope: float = SLOPE) -> nn.Module:

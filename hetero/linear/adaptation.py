@@ -1,0 +1,243 @@
+"""One network adapted to one few-shot task by any of the methods, in a folder that continues after a kill.
+
+FOLDER/finetune.json      what was asked
+FOLDER/leaky/             the network with LeakyReLU, where it had to be converted
+FOLDER/METHOD/RATE/       one training: metrics.jsonl, curve.json, trained.safetensors (of the best rate only)
+FOLDER/METHOD/outcome.json, correct.npy    the chosen rate, its curves, and which test images it answers
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hetero.linear.classifier import Classifier, outputs, pixels_of
+from hetero.linear.config import FinetuneConfig
+from hetero.linear.fitting import Curve, Fitting, Lesson
+from hetero.linear.head import calibrated_scale, ridge_head
+from hetero.linear.methods import METHODS, Method, last_block
+from hetero.linear.objective import loss_of, one_hot_targets, preconditioner_of
+from hetero.linear.source import Source
+from hetero.linear.tangent import Tangent
+from hetero.linear.task import Task, open_task
+from hetero.models.store import Model, weights_digest
+from hetero.retrieval import PerQuery
+from hetero.tensors import load_tensors, save_tensors
+from hetero.training.loop import CHECKPOINT
+from hetero.upgrades.classifier import ACCURACY
+from hetero_devices.errors import RecipeError
+from hetero_devices.files import read_json, save_array, write_json
+
+_ASKED, _CURVE, _TRAINED = "finetune.json", "curve.json", "trained.safetensors"
+_OUTCOME, _CORRECT = "outcome.json", "correct.npy"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method: curves of all rates on validation images, the chosen rate, and its answers to the test.
+
+    correct: 1 where the class of a test image is named.
+    """
+
+    method: str
+    rate: float
+    curves: dict[float, Curve]
+    correct: PerQuery
+
+    @property
+    def curve(self) -> Curve:
+        return self.curves[self.rate]
+
+
+class Adaptation:
+    """A network, a task and a folder; `outcome(method)` is trained once, asking again gives what is there."""
+
+    def __init__(self, folder: Path, source: Source, config: FinetuneConfig) -> None:
+        self.folder, self.source, self.config = folder, source, config
+
+    @classmethod
+    def open(cls, folder: Path, source: Source, config: FinetuneConfig) -> Adaptation:
+        """Start or continue; RecipeError when the folder holds what was asked otherwise."""
+        asked = {"network": weights_digest(source.network).hex(), **config.model_dump(mode="json")}
+        path = folder / _ASKED
+        if path.exists() and _without_paths(read_json(path)) != _without_paths(asked):
+            raise RecipeError(f"{folder} holds a fine-tuning that was asked otherwise: use another folder")
+        write_json(path, asked)
+        return cls(folder, source, config)
+
+    @cached_property
+    def task(self) -> Task:
+        known = self.source.model.classes
+        if not known and self.source.run is not None:
+            known = self.source.run.items.class_names  # a student without a head has no class names
+        return open_task(self.config.task, self.source.size, known, self.config.seed)
+
+    @cached_property
+    def lesson(self) -> Lesson:
+        return Lesson(pixels_of(self.task.train), torch.from_numpy(self.task.train.labels))
+
+    @cached_property
+    def _validation(self) -> Lesson:
+        return Lesson(pixels_of(self.task.validation), torch.from_numpy(self.task.validation.labels))
+
+    @cached_property
+    def leaky(self) -> Model:
+        """The network of the rows with LeakyReLU."""
+        if self.config.leaky == "keep":
+            return self.source.model
+        return self.source.leaky(self.config.conversion, self.folder / "leaky", self.config.seed)
+
+    def score(self, network: nn.Module) -> float:
+        """Accuracy on the validation images."""
+        return _accuracy(outputs(network, self._validation.pixels), self._validation.targets)
+
+    def start(self, method: Method) -> Classifier:
+        """The network with its ridge head, where every method starts; in evaluation mode.
+
+        The decay of the ridge is chosen on validation images. The head is not zero, since a zero head passes
+        no derivative on to the network below it. For cross-entropy its logits are brought to scale.
+        """
+        found, _ = self._start("leaky" if method.leaky else "plain")
+        if method.loss == "cross-entropy":
+            scale = calibrated_scale(outputs(found, self._validation.pixels), self._validation.targets)
+            with torch.no_grad():
+                found.head.weight.mul_(scale)
+                found.head.bias.mul_(scale)
+        return found
+
+    def _start(self, kind: str) -> tuple[Classifier, dict[float, float]]:
+        """A fresh classifier with the best ridge head, and the score of each decay."""
+        model = self.leaky if kind == "leaky" else self.source.model
+        classifier = Classifier(model.deploy, self.task.classes).eval()
+        features = outputs(_Features(classifier), self.lesson.pixels)
+        targets = one_hot_targets(self.lesson.targets, self.task.classes, self.config)
+        scores = {}
+        for decay in METHODS["head"].rates:
+            _set_head(classifier, ridge_head(features, targets, decay))
+            scores[decay] = self.score(classifier)
+        _set_head(classifier, ridge_head(features, targets, best(scores)))
+        return classifier, scores
+
+    def model_of(self, method: Method) -> nn.Module:
+        """What `method` trains, at its start: a network, or the expansion of one."""
+        start = self.start(method)
+        if method.form == "network":
+            return start.requires_grad_(True)
+        few = method.last or self.config.expand == "last"
+        moving = (*last_block(start.deploy.network, "deploy.network."), "head") if few else None
+        return Tangent(start, moving)
+
+    def outcome(self, method: Method) -> Outcome:
+        """Search the rates on validation images, then look at the test images once."""
+        folder = self.folder / method.name
+        if not (folder / _OUTCOME).exists():
+            curves = self._head() if method.form == "head" else self._curves(method)
+            rate = best({rate: curve.scores[-1] for rate, curve in curves.items()})
+            save_array(folder / _CORRECT, self._correct(method, rate))
+            _forget(folder, rate)
+            fields = {"rate": rate, "curves": [[rate, asdict(curve)] for rate, curve in curves.items()]}
+            write_json(folder / _OUTCOME, fields)
+        return self._load(method.name)
+
+    def trained(self, method: Method, rate: float | None = None) -> nn.Module:
+        """The model of the chosen rate: float32 [N, 3, S, S] pixels 0..255 -> logits float32 [N, C]."""
+        if method.form == "head":
+            return self.start(method)
+        model = self.model_of(method)
+        chosen = self._load(method.name).rate if rate is None else rate
+        tensors, _ = load_tensors(self._place(method, chosen) / _TRAINED)
+        model.load_state_dict(tensors, strict=False)
+        return model.eval()
+
+    def _head(self) -> dict[float, Curve]:
+        begun = time.perf_counter()
+        _, scores = self._start("plain")
+        seconds = (time.perf_counter() - begun) / len(scores)
+        return {decay: Curve((score,), seconds) for decay, score in scores.items()}
+
+    def _curves(self, method: Method) -> dict[float, Curve]:
+        return {rate: self._curve(method, rate) for rate in self.config.rates or method.rates}
+
+    def _curve(self, method: Method, rate: float) -> Curve:
+        folder = self._place(method, rate)
+        if not (folder / _CURVE).exists():
+            config, model = self.config, self.model_of(method)
+            loss = loss_of(method.loss, self.task.classes, config)
+            better = preconditioner_of(method, model, self.lesson, config)
+            fitting = Fitting(model, loss, rate, config.lesson, folder, config.seed, better)
+            curve = fitting.run(self.lesson, self.score)
+            save_tensors(folder / _TRAINED, {name: p for name, p in fitting.moving.items()})
+            write_json(folder / _CURVE, asdict(curve))
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        return _curve_of(read_json(folder / _CURVE))
+
+    def _place(self, method: Method, rate: float) -> Path:
+        return self.folder / method.name / f"{rate:g}"
+
+    def _correct(self, method: Method, rate: float) -> Any:
+        logits = outputs(self.trained(method, rate), pixels_of(self.task.test))
+        return logits.argmax(1).numpy() == self.task.test.labels
+
+    def _load(self, name: str) -> Outcome:
+        fields, test = read_json(self.folder / name / _OUTCOME), self.task.test
+        bits = np.load(self.folder / name / _CORRECT, allow_pickle=False).astype(np.float64)
+        curves = {rate: _curve_of(curve) for rate, curve in fields["curves"]}
+        return Outcome(name, fields["rate"], curves, PerQuery(ACCURACY, test.ids, test.labels, bits))
+
+
+class _Features(nn.Module):
+    """What the head of a classifier sees."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.classifier.features(pixels)
+
+
+def best(scores: dict[float, float]) -> float:
+    """The key of the highest score; of several equal ones the middle one, which errs least on either side."""
+    top = max(scores.values())
+    equal = sorted(key for key, score in scores.items() if score == top)
+    return equal[len(equal) // 2]
+
+
+@torch.no_grad()
+def _set_head(classifier: Classifier, head: tuple[Tensor, Tensor]) -> None:
+    classifier.head.weight.copy_(head[0])
+    classifier.head.bias.copy_(head[1])
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).float().mean())
+
+
+def _curve_of(fields: dict[str, Any]) -> Curve:
+    return Curve(tuple(fields["scores"]), fields["seconds"])
+
+
+def _forget(folder: Path, rate: float) -> None:
+    """Weights of the rates that were not chosen are not needed any more."""
+    for path in folder.glob(f"*/{_TRAINED}"):
+        if path.parent.name != f"{rate:g}":
+            path.unlink()
+
+
+def _without_paths(asked: dict[str, Any]) -> dict[str, Any]:
+    """Where data lie may change."""
+    task = {key: value for key, value in asked["task"].items() if key not in ("root", "base_url")}
+    return {**asked, "task": task}
+
+
+def outcomes(adaptation: Adaptation, methods: Sequence[Method]) -> list[Outcome]:
+    """Every method's, one after the other."""
+    return [adaptation.outcome(method) for method in methods]
