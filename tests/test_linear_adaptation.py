@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from hetero.linear.adaptation import Adaptation, best
+from hetero.linear.calibration import calibrated_scale
 from hetero.linear.classifier import Classifier, pixels_of
 from hetero.linear.config import FinetuneConfig
 from hetero.linear.fitting import Curve, saved_bytes
-from hetero.linear.head import calibrated_scale, ridge_head
 from hetero.linear.methods import METHODS, chosen, last_block
 from hetero.linear.source import Source, open_source
 from hetero.linear.tangent import Tangent
@@ -39,19 +39,6 @@ def config(arrays: Path, *overrides: str) -> FinetuneConfig:
         FinetuneConfig(),
         [f"task.source={arrays}", "task.shots=2", "task.validation=2", "lesson.epochs=2", *overrides],
     )
-
-
-def test_the_ridge_head_equals_the_normal_equations() -> None:
-    torch.manual_seed(0)
-    features, targets, decay = torch.randn(20, 5).double(), torch.randn(20, 3).double(), 0.3
-    weight, bias = ridge_head(features, targets, decay)
-    weight.requires_grad_(True)
-    bias.requires_grad_(True)
-    ((features @ weight.T + bias - targets).pow(2).sum(1).mean() + decay * weight.pow(2).sum()).backward()  # type: ignore[no-untyped-call]
-    assert weight.grad is not None
-    assert bias.grad is not None
-    assert weight.grad.abs().max() < 1e-12
-    assert bias.grad.abs().max() < 1e-12
 
 
 def test_logits_are_brought_to_the_scale_of_probabilities() -> None:

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hetero.linear.calibration import calibrated_scale
 from hetero.linear.classifier import Classifier, outputs, pixels_of
 from hetero.linear.config import FinetuneConfig
 from hetero.linear.fitting import Curve, Fitting, Lesson
-from hetero.linear.head import calibrated_scale, ridge_head
+from hetero.linear.head import Sums, with_one
 from hetero.linear.methods import METHODS, Method, last_block
-from hetero.linear.objective import loss_of, one_hot_targets, preconditioner_of
+from hetero.linear.objective import loss_of, preconditioner_of, squared_targets
 from hetero.linear.source import Source
 from hetero.linear.tangent import Tangent
 from hetero.linear.task import Task, open_task
@@ -70,8 +71,10 @@ class Adaptation:
         path = folder / _ASKED
         if path.exists() and _without_paths(read_json(path)) != _without_paths(asked):
             raise RecipeError(f"{folder} holds a fine-tuning that was asked otherwise: use another folder")
+        found = cls(folder, source, config)
+        _ = found.task  # refuses data that cannot be used before anything is written
         write_json(path, asked)
-        return cls(folder, source, config)
+        return found
 
     @cached_property
     def task(self) -> Task:
@@ -117,13 +120,13 @@ class Adaptation:
         """A fresh classifier with the best ridge head, and the score of each decay."""
         model = self.leaky if kind == "leaky" else self.source.model
         classifier = Classifier(model.deploy, self.task.classes).eval()
-        features = outputs(_Features(classifier), self.lesson.pixels)
-        targets = one_hot_targets(self.lesson.targets, self.task.classes, self.config)
+        features = with_one(outputs(_Features(classifier), self.lesson.pixels))
+        sums = Sums.of(features, squared_targets(self.lesson.targets, self.task.classes, self.config))
         scores = {}
         for decay in METHODS["head"].rates:
-            _set_head(classifier, ridge_head(features, targets, decay))
+            _set_head(classifier, sums.ridge(decay * sums.samples))
             scores[decay] = self.score(classifier)
-        _set_head(classifier, ridge_head(features, targets, best(scores)))
+        _set_head(classifier, sums.ridge(best(scores) * sums.samples))
         return classifier, scores
 
     def model_of(self, method: Method) -> nn.Module:
@@ -212,9 +215,10 @@ def best(scores: dict[float, float]) -> float:
 
 
 @torch.no_grad()
-def _set_head(classifier: Classifier, head: tuple[Tensor, Tensor]) -> None:
-    classifier.head.weight.copy_(head[0])
-    classifier.head.bias.copy_(head[1])
+def _set_head(classifier: Classifier, head: Tensor) -> None:
+    """head: float64 [C, D + 1], the last column is the bias."""
+    classifier.head.weight.copy_(head[:, :-1])
+    classifier.head.bias.copy_(head[:, -1])
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import nn
 from hetero_devices.errors import RecipeError
 
 Form = Literal["head", "network", "expansion"]
-Objective = Literal["cross-entropy", "mse", "rescaled"]
+Objective = Literal["cross-entropy", "mse"]
 Step = Literal["exact", "sgd", "kfac"]
 
 

@@ -7,19 +7,22 @@ from torch import Tensor, nn
 
 from hetero.linear.config import FinetuneConfig
 from hetero.linear.fitting import Lesson, Loss, Precondition
+from hetero.linear.losses import Targets, rescaled_one_hot, scaled_one_hot, square_loss
 from hetero.linear.methods import Method, Objective
 
 
-def one_hot_targets(labels: Tensor, classes: int, config: FinetuneConfig) -> Tensor:
-    """int64 [N] -> float32 [N, classes]: `config.target` for the own class, 0 for the others."""
-    return config.target * F.one_hot(labels, classes).float()
+def squared_targets(labels: Tensor, classes: int, config: FinetuneConfig) -> Targets:
+    """What a squared loss regresses onto: scaled one-hot targets, or rescaled where `rescaled` is given."""
+    if config.rescaled is None:
+        return scaled_one_hot(labels, classes, config.target)
+    return rescaled_one_hot(labels, classes, config.rescaled, config.target)
 
 
 def loss_of(objective: Objective, classes: int, config: FinetuneConfig) -> Loss:
     """The loss of (logits float [N, C], labels int64 [N])."""
     if objective == "cross-entropy":
         return F.cross_entropy
-    return lambda o, t: 0.5 * ((o - one_hot_targets(t, classes, config)) ** 2).sum(1).mean()
+    return lambda logits, labels: square_loss(logits, squared_targets(labels, classes, config))
 
 
 def preconditioner_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hetero.config import Config
 from hetero.data.cache import decoded
@@ -43,6 +43,13 @@ class TaskConfig(Config):
         lt=1,
         description="of every class' images, where the data set names no test images",
     )
+
+    @field_validator("shots", mode="before")
+    @classmethod
+    def _number(cls, shots: object) -> object:
+        if shots != "all" and not (isinstance(shots, int) and shots > 0):
+            raise ValueError("expected a number of images, or all")
+        return shots
 
 
 @dataclass(frozen=True)
