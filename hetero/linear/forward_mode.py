@@ -23,14 +23,14 @@ def pushed(
 ) -> tuple[Tensor, Tensor]:
     """The function's value at `at` and its derivative there along `along`; differentiable in `along`."""
     _load_formulas()
-    with _plain_kernels():
+    with plain_kernels():
         both: Any = jvp(function, (at,), (along,))
     value, derivative = both
     return value, derivative
 
 
 @contextmanager
-def _plain_kernels() -> Iterator[None]:
+def plain_kernels() -> Iterator[None]:
     """Attention without its fused kernels, hard sigmoids by ReLU6: torch has no derivatives for those."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
