@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hetero.linear.calibration import calibrated_scale
 from hetero.linear.classifier import Classifier, outputs, pixels_of
 from hetero.linear.config import FinetuneConfig
-from hetero.linear.fitting import Curve, Fitting, Lesson
+from hetero.linear.fitting import Curve, Fitting, Lesson, Precondition
 from hetero.linear.head import Sums, with_one
 from hetero.linear.methods import METHODS, Method, last_block
 from hetero.linear.objective import loss_of, preconditioner_of, squared_targets
@@ -63,6 +63,7 @@ class Adaptation:
 
     def __init__(self, folder: Path, source: Source, config: FinetuneConfig) -> None:
         self.folder, self.source, self.config = folder, source, config
+        self._measured: dict[str, tuple[Precondition | None, float]] = {}
 
     @classmethod
     def open(cls, folder: Path, source: Source, config: FinetuneConfig) -> Adaptation:
@@ -174,13 +175,22 @@ class Adaptation:
         if not (folder / _CURVE).exists():
             config, model = self.config, self.model_of(method)
             loss = loss_of(method.loss, self.task.classes, config)
-            better = preconditioner_of(method, model, self.lesson, config)
+            better, seconds = self._better(method)
             fitting = Fitting(model, loss, rate, config.lesson, folder, config.seed, better)
             curve = fitting.run(self.lesson, self.score)
+            curve = replace(curve, seconds=curve.seconds + seconds)
             save_tensors(folder / _TRAINED, {name: p for name, p in fitting.moving.items()})
             write_json(folder / _CURVE, asdict(curve))
             (folder / CHECKPOINT).unlink(missing_ok=True)
         return _curve_of(read_json(folder / _CURVE))
+
+    def _better(self, method: Method) -> tuple[Precondition | None, float]:
+        """The preconditioner, the same for all rates, so measured once, and the seconds that took."""
+        if method.name not in self._measured:
+            model, begun = self.model_of(method), time.perf_counter()
+            found = preconditioner_of(method, model, self.lesson, self.config)
+            self._measured[method.name] = found, time.perf_counter() - begun
+        return self._measured[method.name]
 
     def _place(self, method: Method, rate: float) -> Path:
         return self.folder / method.name / f"{rate:g}"

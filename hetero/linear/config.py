@@ -28,7 +28,11 @@ class FinetuneConfig(Config):
     expand: Literal["all", "last"] = Field(
         default="all", description="which layers an expansion moves: all, or the last block and the head"
     )
-    damping: float = Field(default=1e-2, gt=0, description="of K-FAC, relative to the mean curvature")
+    damping: float = Field(default=1e-2, gt=0, description="of K-FAC, added to the curvature of a sample")
+    draws: int | None = Field(
+        default=4, ge=1, description="passes back by which K-FAC is measured; null: one an output, exact"
+    )
+    probe: int = Field(default=64, ge=1, description="images by which the largest curvature is found")
     leaky: Literal["convert", "keep"] = Field(
         default="convert", description="whether a ReLU network is retrained with LeakyReLU for LQF"
     )

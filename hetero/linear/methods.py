@@ -38,7 +38,7 @@ class Method:
 _DECAYS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _NETWORK = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 _SQUARED = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
-_PRECONDITIONED = (0.01, 0.03, 0.1, 0.3, 1.0)
+_PRECONDITIONED = (0.03, 0.1, 0.3, 1.0, 3.0)  # in units of the largest stable rate, about
 
 _ALL = (
     Method("head", "head", "mse", "exact", _DECAYS, about="linear head on the frozen embedding, ridge"),

@@ -20,10 +20,14 @@ from hetero_devices.errors import ModelError
 
 @dataclass(frozen=True)
 class Source:
-    """model: the pre-trained network; run: None where nobody knows what it was trained on."""
+    """model: the pre-trained network; run: None where nobody knows what it was trained on.
+
+    with_leaky: the same with LeakyReLU, where it is at hand already.
+    """
 
     model: Model
     run: Run | None = None
+    with_leaky: Model | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -44,6 +48,8 @@ class Source:
 
         Also as it is where it has LeakyReLU already, or the images are not known: see `note`.
         """
+        if self.with_leaky is not None:
+            return self.with_leaky
         if not self.convertible():
             return self.model
         assert self.run is not None
@@ -51,7 +57,7 @@ class Source:
 
     def note(self) -> str | None:
         """What a reader has to know of the network that stands for LeakyReLU; None where it is one."""
-        if is_leaky(self.network) or self.convertible():
+        if self.with_leaky or is_leaky(self.network) or self.convertible():
             return None
         if rectified(self.network):
             return "the network keeps its ReLU: the images it was trained on are not known here"
