@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from hetero.linear.adaptation import Adaptation, best
+from hetero.linear.adaptation import Adaptation
 from hetero.linear.calibration import calibrated_scale
 from hetero.linear.classifier import Classifier, pixels_of
 from hetero.linear.config import FinetuneConfig
 from hetero.linear.fitting import Curve, saved_bytes
 from hetero.linear.methods import METHODS, chosen, last_block
 from hetero.linear.source import Source, open_source
+from hetero.linear.sweep import best
 from hetero.linear.tangent import Tangent
 from hetero.models.build import build, preset
 from hetero.models.deploy import Deploy

@@ -2,7 +2,7 @@
 
 FOLDER/finetune.json      what was asked
 FOLDER/leaky/             the network with LeakyReLU, where it had to be converted
-FOLDER/METHOD/RATE/       one training: metrics.jsonl, curve.json, trained.safetensors (of the best rate only)
+FOLDER/METHOD/RATE/       one training, see `sweep`
 FOLDER/METHOD/outcome.json, correct.npy    the chosen rate, its curves, and which test images it answers
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,21 @@ from torch import Tensor, nn
 from hetero.linear.calibration import calibrated_scale
 from hetero.linear.classifier import Classifier, outputs, pixels_of
 from hetero.linear.config import FinetuneConfig
-from hetero.linear.fitting import Curve, Fitting, Lesson, Precondition
+from hetero.linear.fitting import Curve, Lesson
 from hetero.linear.head import Sums, with_one
 from hetero.linear.methods import METHODS, Method, last_block
 from hetero.linear.objective import loss_of, preconditioner_of, squared_targets
 from hetero.linear.source import Source
+from hetero.linear.sweep import Sweep, best, best_rate, curve_of
 from hetero.linear.tangent import Tangent
 from hetero.linear.task import Task, open_task
 from hetero.models.store import Model, weights_digest
 from hetero.retrieval import PerQuery
-from hetero.tensors import load_tensors, save_tensors
-from hetero.training.loop import CHECKPOINT
 from hetero.upgrades.classifier import ACCURACY
 from hetero_devices.errors import RecipeError
 from hetero_devices.files import read_json, save_array, write_json
 
-_ASKED, _CURVE, _TRAINED = "finetune.json", "curve.json", "trained.safetensors"
-_OUTCOME, _CORRECT = "outcome.json", "correct.npy"
+_ASKED, _OUTCOME, _CORRECT = "finetune.json", "outcome.json", "correct.npy"
 
 
 @dataclass(frozen=True)
@@ -63,18 +61,13 @@ class Adaptation:
 
     def __init__(self, folder: Path, source: Source, config: FinetuneConfig) -> None:
         self.folder, self.source, self.config = folder, source, config
-        self._measured: dict[str, tuple[Precondition | None, float]] = {}
 
     @classmethod
     def open(cls, folder: Path, source: Source, config: FinetuneConfig) -> Adaptation:
         """Start or continue; RecipeError when the folder holds what was asked otherwise."""
-        asked = {"network": weights_digest(source.network).hex(), **config.model_dump(mode="json")}
-        path = folder / _ASKED
-        if path.exists() and _without_paths(read_json(path)) != _without_paths(asked):
-            raise RecipeError(f"{folder} holds a fine-tuning that was asked otherwise: use another folder")
         found = cls(folder, source, config)
         _ = found.task  # refuses data that cannot be used before anything is written
-        write_json(path, asked)
+        ask(folder, {"network": weights_digest(source.network).hex(), **config.model_dump(mode="json")})
         return found
 
     @cached_property
@@ -143,23 +136,23 @@ class Adaptation:
         """Search the rates on validation images, then look at the test images once."""
         folder = self.folder / method.name
         if not (folder / _OUTCOME).exists():
-            curves = self._head() if method.form == "head" else self._curves(method)
-            rate = best({rate: curve.scores[-1] for rate, curve in curves.items()})
+            curves = self._head() if method.form == "head" else self._sweep(method).curves(self.rates(method))
+            rate = best_rate(curves)
             save_array(folder / _CORRECT, self._correct(method, rate))
-            _forget(folder, rate)
+            self._sweep(method).keep(rate)
             fields = {"rate": rate, "curves": [[rate, asdict(curve)] for rate, curve in curves.items()]}
             write_json(folder / _OUTCOME, fields)
         return self._load(method.name)
+
+    def rates(self, method: Method) -> tuple[float, ...]:
+        """Those that are searched."""
+        return self.config.rates or method.rates
 
     def trained(self, method: Method, rate: float | None = None) -> nn.Module:
         """The model of the chosen rate: float32 [N, 3, S, S] pixels 0..255 -> logits float32 [N, C]."""
         if method.form == "head":
             return self.start(method)
-        model = self.model_of(method)
-        chosen = self._load(method.name).rate if rate is None else rate
-        tensors, _ = load_tensors(self._place(method, chosen) / _TRAINED)
-        model.load_state_dict(tensors, strict=False)
-        return model.eval()
+        return self._sweep(method).trained(self._load(method.name).rate if rate is None else rate)
 
     def _head(self) -> dict[float, Curve]:
         begun = time.perf_counter()
@@ -167,33 +160,18 @@ class Adaptation:
         seconds = (time.perf_counter() - begun) / len(scores)
         return {decay: Curve((score,), seconds) for decay, score in scores.items()}
 
-    def _curves(self, method: Method) -> dict[float, Curve]:
-        return {rate: self._curve(method, rate) for rate in self.config.rates or method.rates}
-
-    def _curve(self, method: Method, rate: float) -> Curve:
-        folder = self._place(method, rate)
-        if not (folder / _CURVE).exists():
-            config, model = self.config, self.model_of(method)
-            loss = loss_of(method.loss, self.task.classes, config)
-            better, seconds = self._better(method)
-            fitting = Fitting(model, loss, rate, config.lesson, folder, config.seed, better)
-            curve = fitting.run(self.lesson, self.score)
-            curve = replace(curve, seconds=curve.seconds + seconds)
-            save_tensors(folder / _TRAINED, {name: p for name, p in fitting.moving.items()})
-            write_json(folder / _CURVE, asdict(curve))
-            (folder / CHECKPOINT).unlink(missing_ok=True)
-        return _curve_of(read_json(folder / _CURVE))
-
-    def _better(self, method: Method) -> tuple[Precondition | None, float]:
-        """The preconditioner, the same for all rates, so measured once, and the seconds that took."""
-        if method.name not in self._measured:
-            model, begun = self.model_of(method), time.perf_counter()
-            found = preconditioner_of(method, model, self.lesson, self.config)
-            self._measured[method.name] = found, time.perf_counter() - begun
-        return self._measured[method.name]
-
-    def _place(self, method: Method, rate: float) -> Path:
-        return self.folder / method.name / f"{rate:g}"
+    def _sweep(self, method: Method) -> Sweep:
+        config = self.config
+        return Sweep(
+            self.folder / method.name,
+            lambda: self.model_of(method),
+            loss_of(method.loss, self.task.classes, config),
+            self.lesson,
+            self.score,
+            config.lesson,
+            config.seed,
+            lambda model: preconditioner_of(method, model, self.lesson, config),
+        )
 
     def _correct(self, method: Method, rate: float) -> Any:
         logits = outputs(self.trained(method, rate), pixels_of(self.task.test))
@@ -202,7 +180,7 @@ class Adaptation:
     def _load(self, name: str) -> Outcome:
         fields, test = read_json(self.folder / name / _OUTCOME), self.task.test
         bits = np.load(self.folder / name / _CORRECT, allow_pickle=False).astype(np.float64)
-        curves = {rate: _curve_of(curve) for rate, curve in fields["curves"]}
+        curves = {rate: curve_of(curve) for rate, curve in fields["curves"]}
         return Outcome(name, fields["rate"], curves, PerQuery(ACCURACY, test.ids, test.labels, bits))
 
 
@@ -217,13 +195,6 @@ class _Features(nn.Module):
         return self.classifier.features(pixels)
 
 
-def best(scores: dict[float, float]) -> float:
-    """The key of the highest score; of several equal ones the middle one, which errs least on either side."""
-    top = max(scores.values())
-    equal = sorted(key for key, score in scores.items() if score == top)
-    return equal[len(equal) // 2]
-
-
 @torch.no_grad()
 def _set_head(classifier: Classifier, head: Tensor) -> None:
     """head: float64 [C, D + 1], the last column is the bias."""
@@ -235,15 +206,11 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
 
-def _curve_of(fields: dict[str, Any]) -> Curve:
-    return Curve(tuple(fields["scores"]), fields["seconds"])
-
-
-def _forget(folder: Path, rate: float) -> None:
-    """Weights of the rates that were not chosen are not needed any more."""
-    for path in folder.glob(f"*/{_TRAINED}"):
-        if path.parent.name != f"{rate:g}":
-            path.unlink()
+def ask(folder: Path, asked: dict[str, Any]) -> None:
+    """Note in the folder what is asked; RecipeError when it holds what was asked otherwise."""
+    if (folder / _ASKED).exists() and _without_paths(read_json(folder / _ASKED)) != _without_paths(asked):
+        raise RecipeError(f"{folder} holds a fine-tuning that was asked otherwise: use another folder")
+    write_json(folder / _ASKED, asked)
 
 
 def _without_paths(asked: dict[str, Any]) -> dict[str, Any]:
