@@ -98,8 +98,8 @@ def test_conjugate_gradients_reach_the_closed_form_where_the_gradient_vanishes(t
     torch.testing.assert_close(solution.vector, closed, rtol=1e-8, atol=1e-10)
     assert solution.residual <= 1e-12
     tangent.move(shaped(closed, tangent.start()))
-    objective(tangent(inputs), targets, tangent.parameters(), 0.1, 6).backward()  # type: ignore[no-untyped-call]
-    assert max(float(p.grad.abs().max()) for p in tangent.parameters() if p.grad is not None) < 1e-10
+    objective(tangent(inputs), targets, tangent.update.parameters(), 0.1, 6).backward()  # type: ignore[no-untyped-call]
+    assert max(float(p.grad.abs().max()) for p in tangent.update.parameters() if p.grad is not None) < 1e-10
 
 
 def test_conjugate_gradients_solve_in_as_many_steps_as_there_are_unknowns() -> None:

@@ -87,7 +87,10 @@ def square_norm(update: Iterable[Tensor]) -> Tensor:
 def objective(
     outputs: Tensor, targets: Targets, update: Iterable[Tensor], penalty: float, samples: int
 ) -> Tensor:
-    """L / N from a batch -> scalar. samples: N, the size of the whole training set, not of the batch."""
+    """L / N from a batch -> scalar. samples: N, of the whole training set, not of the batch.
+
+    update: `tangent.update.parameters()`; the tangent's own `parameters()` hold the frozen network's too.
+    """
     return square_loss(outputs, targets) + penalty / samples * square_norm(update)
 
 
