@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetero.linear.config import FinetuneConfig
+from hetero.linear.descent import largest_eigenvalue
 from hetero.linear.fitting import Gradients, Lesson, Loss, Precondition
 from hetero.linear.jacobian import Jacobian
 from hetero.linear.kfac import Kfac
@@ -16,6 +16,8 @@ from hetero.linear.losses import Targets, rescaled_one_hot, scaled_one_hot, squa
 from hetero.linear.methods import Method, Objective
 from hetero.linear.tangent import Tangent
 from hetero.linear.vectors import flat, shaped
+
+_POWER_STEPS = 12  # enough for the scale of a learning rate
 
 
 def squared_targets(labels: Tensor, classes: int, config: FinetuneConfig) -> Targets:
@@ -61,7 +63,7 @@ def preconditioner(tangent: Tangent, pixels: Tensor, config: FinetuneConfig) -> 
         whole = jacobian.transposed(jacobian.times(vector)) / share + penalty * vector
         return flat(better(shaped(whole, start)))
 
-    top = largest_eigenvalue(curved, jacobian.width, config.seed)
+    top = largest_eigenvalue(curved, jacobian.width, _POWER_STEPS, config.seed)
     names = {name: f"update.{name.replace('.', '/')}" for name in tangent.names}
 
     def precondition(gradients: Gradients) -> Gradients:
@@ -69,16 +71,3 @@ def preconditioner(tangent: Tangent, pixels: Tensor, config: FinetuneConfig) -> 
         return {names[name]: tensor * (count / (2 * top)) for name, tensor in found.items()}
 
     return precondition
-
-
-def largest_eigenvalue(operator: Callable[[Tensor], Tensor], width: int, seed: int, steps: int = 12) -> float:
-    """Of an operator on float [width] with positive eigenvalues, by power iteration; never above it.
-
-    A dozen steps suffice for the scale of a learning rate.
-    """
-    vector = torch.randn(width, generator=torch.Generator().manual_seed(seed))
-    size = 0.0
-    for _ in range(steps):
-        vector = operator(vector / vector.norm())
-        size = float(vector.norm())
-    return size

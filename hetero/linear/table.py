@@ -18,7 +18,8 @@ _NOTE = (
 
 _UPDATE_NOTE = (
     "Percent; queries by the student, gallery by the anchor, leave-one-out. Gain: after minus before on the "
-    "same queries, with its 95 % interval over classes. The rate was chosen by the cosine on validation images."
+    "same queries, with its 95 % interval over classes. The rate was chosen by the cosine on validation "
+    "images."
 )
 
 
