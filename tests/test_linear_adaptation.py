@@ -122,11 +122,28 @@ def test_the_trained_model_is_the_one_that_was_scored(arrays: Path, tmp_path: Pa
 
 def test_an_expansion_of_a_toy_task_learns(arrays: Path, tmp_path: Path) -> None:
     """Twelve noisy prototypes are separable: a random network's expansion must fit its training images."""
-    adaptation = Adaptation.open(tmp_path, source(), config(arrays, "rates=[1.0e-4]", "lesson.epochs=8"))
+    adaptation = Adaptation.open(tmp_path, source(), config(arrays, "rates=[0.1]", "lesson.epochs=8"))
     adaptation.outcome(METHODS["lqf-sgd"])
-    metrics = (tmp_path / "lqf-sgd" / "0.0001" / "metrics.jsonl").read_text().splitlines()
+    metrics = (tmp_path / "lqf-sgd" / "0.1" / "metrics.jsonl").read_text().splitlines()
     losses = [float(line.split('"loss": ')[1].split(",")[0]) for line in metrics]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["lqf", "lqf-sgd"])
+def test_rates_of_an_expansion_are_in_units_of_the_largest_stable_one(
+    arrays: Path, tmp_path: Path, name: str
+) -> None:
+    """Descent with momentum m on a quadratic is stable below 2 (1 + m) / curvature: here 3.8 units."""
+    whole = ("lesson.batch=24", "lesson.epochs=40", "probe=24", "lesson.decay=1.0e-2")
+    adaptation = Adaptation.open(tmp_path, source(), config(arrays, *whole, "rates=[1.0, 40.0]"))
+    adaptation.outcome(METHODS[name])
+
+    def losses(rate: str) -> list[float]:
+        lines = (tmp_path / name / rate / "metrics.jsonl").read_text().splitlines()
+        return [float(line.split('"loss": ')[1].split(",")[0]) for line in lines]
+
+    assert losses("1")[-1] < losses("1")[0]
+    assert max(losses("40")) > 100 * losses("40")[0]
 
 
 def test_a_diverged_rate_scores_nothing(arrays: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ class Method:
 
     form: the head alone, the network itself, or its first-order expansion; leaky: LeakyReLU instead of ReLU;
     last: only the last block and the head move. rates: the grid that is searched on validation images; of
-    the exact head it is the ridge's decay.
+    the exact head it is the ridge's decay; of an expansion with a squared loss or K-FAC in units of the
+    largest stable one, see `objective`.
     """
 
     name: str
@@ -38,7 +39,8 @@ class Method:
 _DECAYS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _NETWORK = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 _SQUARED = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
-_PRECONDITIONED = (0.03, 0.1, 0.3, 1.0, 3.0)  # in units of the largest stable rate, about
+_STABLE = (0.003, 0.01, 0.03, 0.1, 0.3)  # of an expansion: in units of its largest stable rate
+_STABLE_SOFTMAX = (3.0, 10.0, 30.0, 100.0, 300.0)  # in the same units; its curvature is p (1 - p) of theirs
 
 _ALL = (
     Method("head", "head", "mse", "exact", _DECAYS, about="linear head on the frozen embedding, ridge"),
@@ -53,18 +55,18 @@ _ALL = (
     ),
     Method("finetune", "network", "cross-entropy", "sgd", _NETWORK, about="non-linear fine-tuning"),
     Method("finetune-mse", "network", "mse", "sgd", _SQUARED, about="non-linear, squared loss"),
-    Method("lqf", "expansion", "mse", "kfac", _PRECONDITIONED, leaky=True, about="LQF, CVPR 2021"),
-    Method("lqf-relu", "expansion", "mse", "kfac", _PRECONDITIONED, about="LQF with ReLU"),
+    Method("lqf", "expansion", "mse", "kfac", _STABLE, leaky=True, about="LQF, CVPR 2021"),
+    Method("lqf-relu", "expansion", "mse", "kfac", _STABLE, about="LQF with ReLU"),
     Method(
         "lqf-ce",
         "expansion",
         "cross-entropy",
         "kfac",
-        _PRECONDITIONED,
+        _STABLE_SOFTMAX,
         leaky=True,
         about="LQF with cross-entropy",
     ),
-    Method("lqf-sgd", "expansion", "mse", "sgd", _SQUARED, leaky=True, about="LQF without K-FAC"),
+    Method("lqf-sgd", "expansion", "mse", "sgd", _STABLE, leaky=True, about="LQF without K-FAC"),
 )
 
 METHODS = {method.name: method for method in _ALL}

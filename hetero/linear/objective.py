@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from hetero.linear.losses import Targets, rescaled_one_hot, scaled_one_hot, squa
 from hetero.linear.methods import Method, Objective
 from hetero.linear.tangent import Tangent
 from hetero.linear.vectors import flat, shaped
+
+Solve = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 _POWER_STEPS = 12  # enough for the scale of a learning rate
 
@@ -37,27 +39,25 @@ def loss_of(objective: Objective, classes: int, config: FinetuneConfig) -> Loss:
 def preconditioner_of(
     method: Method, model: nn.Module, lesson: Lesson, config: FinetuneConfig
 ) -> Precondition | None:
-    """K-FAC of the expansion on the training images, where the method asks for it."""
-    if method.step != "kfac":
+    """K-FAC where the method asks for it, and the unit of rates of an expansion; None for other methods."""
+    if method.step != "kfac" and (method.form, method.loss) != ("expansion", "mse"):
         return None
     assert isinstance(model, Tangent)
-    return preconditioner(model, lesson.pixels, config)
+    return preconditioner(model, lesson.pixels, config, method.step == "kfac")
 
 
-def preconditioner(tangent: Tangent, pixels: Tensor, config: FinetuneConfig) -> Precondition:
-    """K-FAC, measured once and divided by the largest curvature that it leaves.
+def preconditioner(tangent: Tangent, pixels: Tensor, config: FinetuneConfig, kfac: bool) -> Precondition:
+    """K-FAC or nothing, divided by the largest curvature that it leaves.
 
-    The matrix of an expansion does not change in training, so the largest eigenvalue of the preconditioned
+    The matrix of an expansion does not change in training, so the largest eigenvalue of the (preconditioned)
     one, found by power iteration on some of the images, tells the largest stable rate once and for all: rates
-    are in units of it, and 1 means the same for every network and data set. pixels: uint8 [N, 3, S, S].
+    are in units of it, and mean the same for every network and data set. pixels: uint8 [N, 3, S, S].
     """
-    penalty, count = config.lesson.decay * len(pixels) / 2, len(pixels)
-    kfac = Kfac.measure(tangent, pixels.float(), draws=config.draws, seed=config.seed)
+    count, start = len(pixels), tangent.start()
+    penalty = config.lesson.decay * count / 2
+    better: Solve = _kfac(tangent, pixels, config, penalty) if kfac else dict
     jacobian = Jacobian(tangent, pixels[: config.probe].float())
-    start, share = tangent.start(), len(jacobian) / count
-
-    def better(vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return kfac.solve(vector, penalty, config.damping)
+    share = len(jacobian) / count
 
     def curved(vector: Tensor) -> Tensor:
         whole = jacobian.transposed(jacobian.times(vector)) / share + penalty * vector
@@ -71,3 +71,8 @@ def preconditioner(tangent: Tangent, pixels: Tensor, config: FinetuneConfig) -> 
         return {names[name]: tensor * (count / (2 * top)) for name, tensor in found.items()}
 
     return precondition
+
+
+def _kfac(tangent: Tangent, pixels: Tensor, config: FinetuneConfig, penalty: float) -> Solve:
+    found = Kfac.measure(tangent, pixels.float(), draws=config.draws, seed=config.seed)
+    return lambda vector: found.solve(vector, penalty, config.damping)
