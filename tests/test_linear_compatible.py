@@ -12,6 +12,7 @@ from hetero.linear.config import FinetuneConfig
 from hetero.linear.methods import METHODS
 from hetero.linear.source import Source, open_source
 from hetero.recipes.resolve import changed, resolve
+from hetero.retrieval import MAP
 from hetero.runs import Run
 from hetero_devices.errors import RecipeError
 
@@ -43,7 +44,7 @@ def test_the_update_comes_nearer_to_the_anchor(arrays: Path, student: Source, tm
     assert 1 - found.curves[0.3].scores[-1] < 0.5 * (1 - before)
     assert found.gain("recall@1").difference.low <= found.gain("recall@1").difference.high
     again = CompatibleUpdate.open(tmp_path, student, config(arrays)).updated(method)
-    assert np.array_equal(again.after["mAP"].values, found.after["mAP"].values)
+    assert np.array_equal(again.after[MAP].values, found.after[MAP].values)
 
 
 def test_what_has_no_anchor_or_no_square_is_refused(arrays: Path, student: Source, tmp_path: Path) -> None:
