@@ -25,6 +25,7 @@ VERBS = {
     "matrix": "Compare query and gallery models: M(q, g) with intervals.",
     "flips": "Which queries did the old system answer that the new one does not? With a gate.",
     "upgrade": "A new model for an old gallery: evaluate, link, plan, migrate, roll back, draw the graph.",
+    "finetune": "Adapt a trained network to new classes from a few images of each (LQF), and compare how.",
     "report": "Evaluate a run's exported artefacts and write the report; exit 1 if a gate fails.",
 }
 

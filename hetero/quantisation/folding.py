@@ -36,13 +36,19 @@ def fold(network: nn.Module) -> Folded:
     network: float32 [N, 3, S, S] -> float32 [N, D]. Raises ModelError when it cannot be traced by torch.fx,
     holds an operator that is not simulated, uses a layer twice or has none.
     """
+    folded = fold_only(network)
+    _check(folded.graph)
+    return folded
+
+
+def fold_only(network: nn.Module) -> Folded:
+    """As `fold`, for any operators; ModelError when torch.fx does not trace the network."""
     graph = _traced(network)
     _drop_idle(graph)
     _undisguise(graph)
     norms = {str(node.target): _fold_into(node, graph) for node in _layers(graph)}
     graph.graph.lint()
     graph.recompile()
-    _check(graph)
     return Folded(graph, norms)
 
 

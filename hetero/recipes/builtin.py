@@ -6,7 +6,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from hetero.data.augment import AugmentConfig
-from hetero.models.build import preset
+from hetero.models.build import Preset, preset
 from hetero.objectives.contrastive import CrossSupConConfig
 from hetero.objectives.neighbours import CsdConfig
 from hetero.objectives.terms import MarginSoftmaxConfig, RegressionConfig
@@ -91,12 +91,29 @@ def upgrade() -> Recipe:
     )
 
 
+def pretrain() -> Recipe:
+    """Networks with LeakyReLU (slope 0.2), to be adapted by 'hetero finetune --method lqf': give data.source.
+
+    LQF expands a network around these weights, and a ReLU would pass it no derivative where it is closed.
+    """
+    return Recipe(
+        name="pretrain",
+        anchor=AnchorConfig(network=_leaky("residual-m")),
+        student=StudentConfig(network=_leaky("elastic-m"), alone=False),
+        gates=GateConfig(criterion=False),  # it compares with the student trained alone
+    )
+
+
+def _leaky(name: str) -> Preset:
+    return preset(name).model_copy(update={"activation": "leaky_relu"})
+
+
 UPGRADE_OBJECTIVE = (MarginSoftmaxConfig(), CsdConfig(), CrossSupConConfig(weight=0.1))
 """What a new model learns in an upgrade: its classes, how the old model sees each image, and whose the old
 model's vectors are. The second term is the library's default objective; it needs no classes."""
 
 BUILTIN: dict[str, Callable[[], Recipe]] = {
-    f.__name__: f for f in (demo, omniglot, cifar100, caltech101, upgrade)
+    f.__name__: f for f in (demo, omniglot, cifar100, caltech101, upgrade, pretrain)
 }
 
 

@@ -1,0 +1,55 @@
+"""A linearised compatible update of a student, scored in its anchor's gallery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetero.linear.compatible import CompatibleUpdate
+from hetero.linear.config import FinetuneConfig
+from hetero.linear.methods import METHODS
+from hetero.linear.source import Source, open_source
+from hetero.recipes.resolve import changed, resolve
+from hetero.retrieval import MAP
+from hetero.runs import Run
+from hetero_devices.errors import RecipeError
+
+NET = "{kind: residual, widths: [8, 16], depths: [1, 1], dim: 16, activation: leaky_relu}"
+
+
+@pytest.fixture(scope="module")
+def student(arrays: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A student of hardly any training, so that its distance to the anchor is there to be learnt."""
+    pairs = [f"{part}.{key}" for part in ("anchor", "student") for key in (f"network={NET}", "fit.steps=2")]
+    pairs += [f"data.source={arrays}", "data.size=16", "anchor.fit.precision=fp32", "student.views=1"]
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run = Run.open(folder, resolve("demo", [*pairs, "student.alone=false", "gates.criterion=false"]))
+    _ = run.student
+    return open_source(str(folder))
+
+
+def config(arrays: Path, *overrides: str) -> FinetuneConfig:
+    pairs = [f"task.source={arrays}", "task.shots=4", "task.known=keep", "lesson.epochs=6"]
+    return changed(FinetuneConfig(), [*pairs, "rates=[0.3]", *overrides])
+
+
+def test_the_update_comes_nearer_to_the_anchor(arrays: Path, student: Source, tmp_path: Path) -> None:
+    update = CompatibleUpdate.open(tmp_path, student, config(arrays))
+    method = METHODS["lqf"]
+    sweep = update._sweep(method)
+    before = update._cosine(sweep.make())
+    found = update.updated(method)
+    assert 1 - found.curves[0.3].scores[-1] < 0.5 * (1 - before)
+    assert found.gain("recall@1").difference.low <= found.gain("recall@1").difference.high
+    again = CompatibleUpdate.open(tmp_path, student, config(arrays)).updated(method)
+    assert np.array_equal(again.after[MAP].values, found.after[MAP].values)
+
+
+def test_what_has_no_anchor_or_no_square_is_refused(arrays: Path, student: Source, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="need a student in its run"):
+        CompatibleUpdate.open(tmp_path, Source(student.model), config(arrays))
+    update = CompatibleUpdate.open(tmp_path, student, config(arrays))
+    with pytest.raises(RecipeError, match="'lqf-ce' cannot regress"):
+        update.updated(METHODS["lqf-ce"])
