@@ -35,7 +35,7 @@ class DualNetwork(nn.Module):
             moved = _change(tangent.network, name, norm, delta)
             if moved is not None:
                 self.changes[_key(name)] = _layer(folded, name, *moved)
-        self.free = {n: d for n, d in delta.items() if not _covered(n, folded)}
+        self.free = nn.ParameterDict({_key(n): d for n, d in delta.items() if not _covered(n, folded)})
         self._refuse_unknown()
         self.requires_grad_(False)
 
@@ -65,7 +65,7 @@ class DualNetwork(nn.Module):
         value: Any = self.graph
         for part in name.split("."):
             value = getattr(value, part)
-        return Dual(value, self.free.get(name))
+        return Dual(value, self.free.get(_key(name), None))
 
     def _module(self, name: str, x: Dual) -> Dual:
         module = self.graph.get_submodule(name)
@@ -92,7 +92,8 @@ class DualNetwork(nn.Module):
                     f"{operator_name(node, self.graph)} has no dual form for deployment: export the merged "
                     "network, distilled (see hetero.linear.distilling), or replace it"
                 )
-        if stuck := [n for n in self.free if not any(str(m.target) == n for m in self.graph.graph.nodes)]:
+        used = {_key(str(node.target)) for node in self.graph.graph.nodes}
+        if stuck := [key.replace("/", ".") for key in self.free if key not in used]:
             raise ModelError(f"the update of {stuck[0]} has no dual form for deployment: let it not move")
 
     def _known(self, node: fx.Node) -> bool:
