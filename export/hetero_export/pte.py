@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,6 @@ def export_program(deploy: Deploy, path: Path, metadata: Mapping[str, str]) -> N
     with converting("ExecuTorch"):
         require("executorch.exir", "executorch")
         program = torch.export.export(exportable(deploy), (_black(deploy.preprocessing.size),))
-        module = with_delegable_pooling(program.module())
-        program = torch.export.export(module, (_black(deploy.preprocessing.size),))
         torch.export.save(program, path, extra_files={_EXTRA: json.dumps(dict(metadata), sort_keys=True)})
 
 
@@ -46,19 +44,30 @@ def lower_float(source: Path, target: Path) -> dict[str, Any]:
     Raises ModelError when it does not lower.
     """
     with converting("ExecuTorch"):
-        return write_lowered(*load_program(source), target)
+        loaded = load_program(source)
+        return write_lowered(loaded.module, loaded, target)
 
 
-def load_program(source: Path) -> tuple[torch.export.ExportedProgram, str]:
-    """What `export_program` wrote: the program and its metadata as JSON."""
+@dataclass(frozen=True)
+class Loaded:
+    """A torch program to make precisions from. module: its graph; image: an example; metadata: JSON."""
+
+    module: fx.GraphModule
+    image: torch.Tensor
+    metadata: str
+
+
+def load_program(source: Path) -> Loaded:
+    """What `export_program` wrote, with pooling written as XNNPACK wants it."""
     extra = {_EXTRA: ""}
     program = torch.export.load(source, extra_files=extra)
-    return program, extra[_EXTRA]
+    (image,), _ = program.example_inputs
+    return Loaded(with_delegable_pooling(program.module()), image, extra[_EXTRA])
 
 
-def write_lowered(program: torch.export.ExportedProgram, metadata: str, target: Path) -> dict[str, Any]:
-    """Lower a program into the file `target`; returns what a manifest should say of it."""
-    content, found = _lowered(program, metadata)
+def write_lowered(module: nn.Module, loaded: Loaded, target: Path) -> dict[str, Any]:
+    """Lower `module`, made from `loaded`, into the file `target`; what a manifest should say of it."""
+    content, found = _lowered(torch.export.export(module, (loaded.image,)), loaded.metadata)
     with atomic_file(target) as temporary:
         temporary.write_bytes(content)
     return found
@@ -88,7 +97,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     return found
 
 
-def with_delegable_pooling(module: nn.Module) -> nn.Module:
+def with_delegable_pooling(module: nn.Module) -> fx.GraphModule:
     """Write a mean over height and width as one that keeps them, and a flattening: XNNPACK has only that.
 
     Changes and returns the module of an exported program.

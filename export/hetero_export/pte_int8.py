@@ -38,13 +38,12 @@ def quantise_pte(source: Path, target: Path, calibration: Calibration) -> dict[s
     if calibration.keep_float:
         raise RecipeError("pte int8 keeps no layer in float: leave keep_float out, or use another format")
     with converting("int8 ExecuTorch"):
-        program, metadata = load_program(source)
-        example = program.example_inputs[0]
-        _check_size(calibration.images, example[0])
-        observed = _observed(program.module())
+        loaded = load_program(source)
+        _check_size(calibration.images, loaded.image)
+        observed = _observed(loaded.module)
         _set_ranges(observed, calibration)
         converted = require("torchao.quantization.pt2e.quantize_pt2e", "executorch").convert_pt2e(observed)
-        found = write_lowered(torch.export.export(converted, example), metadata, target)
+        found = write_lowered(converted, loaded, target)
     return {"calibration": calibration.describe(), **found}
 
 
@@ -66,9 +65,18 @@ def _observed(module: nn.Module) -> fx.GraphModule:
         config.input_activation, observer_or_fake_quant_ctr=observers.MinMaxObserver.with_args(eps=2**-12)
     )
     config = replace(config, input_activation=activation, output_activation=activation)
-    found = prepare(module, xnnpack.XNNPACKQuantizer().set_module_name(_NETWORK, config))
+    found = prepare(module, xnnpack.XNNPACKQuantizer().set_global(config).set_filter_function(_is_inside))
     assert isinstance(found, fx.GraphModule)
     return found
+
+
+def _is_inside(node: fx.Node) -> bool:
+    """Whether a node belongs to the network; parameters, which do not say whose they are, do.
+
+    Not `set_module_name`: it skips convolutions whose batch norm was folded, for their new bias.
+    """
+    modules = {name for name, _ in node.meta.get("nn_module_stack", {}).values()}
+    return node.op == "get_attr" or _NETWORK in {name.removeprefix("L['self'].") for name in modules}
 
 
 def _set_ranges(observed: fx.GraphModule, calibration: Calibration) -> None:
