@@ -40,9 +40,9 @@ def quantise_pte(source: Path, target: Path, calibration: Calibration) -> dict[s
     with converting("int8 ExecuTorch"):
         loaded = load_program(source)
         _check_size(calibration.images, loaded.image)
-        observed = _observed(loaded.module)
-        _set_ranges(observed, calibration)
-        converted = require("torchao.quantization.pt2e.quantize_pt2e", "executorch").convert_pt2e(observed)
+        watched = observed(loaded.module)
+        set_ranges(watched, calibration)
+        converted = require("torchao.quantization.pt2e.quantize_pt2e", "executorch").convert_pt2e(watched)
         found = write_lowered(converted, loaded, target)
     return {"calibration": calibration.describe(), **found}
 
@@ -55,7 +55,7 @@ def _check_size(images: Images, example: torch.Tensor) -> None:
         )
 
 
-def _observed(module: nn.Module) -> fx.GraphModule:
+def observed(module: nn.Module) -> fx.GraphModule:
     """The module with an observer wherever XNNPACK's quantiser wants integers inside the network."""
     xnnpack = require("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "executorch")
     observers = require("torchao.quantization.pt2e", "executorch")
@@ -79,17 +79,17 @@ def _is_inside(node: fx.Node) -> bool:
     return node.op == "get_attr" or _NETWORK in {name.removeprefix("L['self'].") for name in modules}
 
 
-def _set_ranges(observed: fx.GraphModule, calibration: Calibration) -> None:
+def set_ranges(watched: fx.GraphModule, calibration: Calibration) -> None:
     """Give the observers of activations their ranges, those of pixels 0..255 before the first layer."""
-    names = _activation_observers(observed)
-    ranges = calibration.ranges(lambda: _activations(observed, names, calibration.images))
+    names = _activation_observers(watched)
+    ranges = calibration.ranges(lambda: _activations(watched, names, calibration.images))
     size = calibration.images.shape[1]
     extremes = np.stack([np.full((size, size, 3), value, np.uint8) for value in (0, 255)])
-    front = _front(observed) & set(names)
-    black_white = list(_activations(observed, names, extremes))
+    front = _front(watched) & set(names)
+    black_white = list(_activations(watched, names, extremes))
     ranges |= {name: _span([each[name] for each in black_white]) for name in front}
     for name, (low, high) in ranges.items():
-        observer = observed.get_submodule(name)
+        observer = watched.get_submodule(name)
         observer.min_val, observer.max_val = torch.tensor(low), torch.tensor(high)
 
 
@@ -97,43 +97,43 @@ def _span(values: list[npt.NDArray[Any]]) -> Range:
     return float(min(each.min() for each in values)), float(max(each.max() for each in values))
 
 
-def _activation_observers(observed: fx.GraphModule) -> list[str]:
+def _activation_observers(watched: fx.GraphModule) -> list[str]:
     """Names of the observers that do not watch weights; one that watches several tensors is named once."""
-    computed = _computed(observed)
+    computed = _computed(watched)
     names = [
-        str(node.target) for node in observed.graph.nodes if node.op == "call_module" and node in computed
+        str(node.target) for node in watched.graph.nodes if node.op == "call_module" and node in computed
     ]
-    return [name for name in dict.fromkeys(names) if hasattr(observed.get_submodule(name), "min_val")]
+    return [name for name in dict.fromkeys(names) if hasattr(watched.get_submodule(name), "min_val")]
 
 
-def _computed(observed: fx.GraphModule) -> set[fx.Node]:
+def _computed(watched: fx.GraphModule) -> set[fx.Node]:
     """Nodes that depend on the image."""
     found: set[fx.Node] = set()
-    for node in observed.graph.nodes:
+    for node in watched.graph.nodes:
         if node.op == "placeholder" or found & set(node.all_input_nodes):
             found.add(node)
     return found
 
 
-def _front(observed: fx.GraphModule) -> set[str]:
+def _front(watched: fx.GraphModule) -> set[str]:
     """Targets of the modules that run before any layer with weights."""
     behind: set[fx.Node] = set()
-    for node in observed.graph.nodes:
+    for node in watched.graph.nodes:
         name = getattr(node.target, "_schema", None)
         weighted = name is not None and name.name.partition("::")[2].startswith(_WEIGHTED)
         if weighted or behind & set(node.all_input_nodes):
             behind.add(node)
-    modules = [node for node in observed.graph.nodes if node.op == "call_module"]
+    modules = [node for node in watched.graph.nodes if node.op == "call_module"]
     return {str(node.target) for node in modules} - {str(node.target) for node in modules if node in behind}
 
 
 def _activations(
-    observed: fx.GraphModule, names: list[str], images: Images
+    watched: fx.GraphModule, names: list[str], images: Images
 ) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """What each named observer sees, for one image after another."""
     seen: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
     hooks = [
-        observed.get_submodule(name).register_forward_pre_hook(
+        watched.get_submodule(name).register_forward_pre_hook(
             lambda module, inputs, name=name: seen[name].append(inputs[0].detach().numpy().ravel())
         )
         for name in names
@@ -141,7 +141,7 @@ def _activations(
     try:
         for image in images:
             seen.clear()
-            observed(torch.from_numpy(np.array(image[None])))
+            watched(torch.from_numpy(np.array(image[None])))
             yield {name: np.concatenate(values) for name, values in seen.items()}
     finally:
         for hook in hooks:

@@ -49,7 +49,7 @@ def _name(node: fx.Node) -> str | None:
 
 
 def _integer(node: fx.Node) -> bool:
-    """Whether a node reads what was dequantised and its result is quantised again, by way of a clamp or not."""
+    """Whether a node reads what was dequantised and its result is quantised again, perhaps after a clamp."""
     reads = any((_name(source) or "").startswith(_DEQUANTISE) for source in node.all_input_nodes[:1])
     return (reads or _is_clamp_of_integer(node)) and _is_quantised(node)
 
