@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 @contextmanager
@@ -29,7 +30,13 @@ def descriptors_discarded() -> Iterator[None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Discard what native code prints, and Python's warnings."""
-    with descriptors_discarded(), warnings.catch_warnings():
+    """Discard what native code prints, by itself or through Python's streams, and Python's warnings."""
+    sink = io.StringIO()
+    with (
+        descriptors_discarded(),
+        redirect_stdout(sink),
+        redirect_stderr(sink),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield
