@@ -25,6 +25,7 @@ from hetero.models.build import preset
 from hetero.models.deploy import Deploy
 from hetero.models.encoder import TorchEncoder
 from hetero.models.store import Model
+from hetero.recipes.recipe import CalibrationMethod
 from hetero_devices import runtimes
 from hetero_devices.bench import profile_bundle
 from hetero_devices.bundle import Bundle, check_choice
@@ -117,6 +118,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def file(bundle: Bundle, precision: str) -> Path:
     return bundle.path(bundle.model("pte", precision))
+
+
+def ranges(watched: Any) -> list[tuple[float, float]]:
+    """Those of the observers of activations."""
+    observers = [module for module in watched.modules() if hasattr(module, "min_val")]
+    return [(float(each.min_val), float(each.max_val)) for each in observers if each.min_val.ndim == 0]
 
 
 @pytest.fixture
@@ -232,19 +239,17 @@ class TestWithThePackage:
     def test_dark_calibration_images_do_not_cut_bright_pixels(self, source: Path) -> None:
         watched = pte_int8.observed(load_program(source).module)
         pte_int8.set_ranges(watched, Calibration(images(16, 2, highest=8)))
-        observers = [module for module in watched.modules() if hasattr(module, "min_val")]
-        spans = [(float(each.min_val), float(each.max_val)) for each in observers if each.min_val.ndim == 0]
-        assert (-1.0, 1.0) in spans  # (0 - 127.5) / 127.5 and (255 - 127.5) / 127.5
-        assert len(set(spans)) >= 4
+        found = ranges(watched)
+        assert (-1.0, 1.0) in found  # (0 - 127.5) / 127.5 and (255 - 127.5) / 127.5
+        assert len(set(found)) >= 4
 
     def test_the_calibration_method_decides_the_ranges(self, source: Path) -> None:
-        widths = {}
-        for method in ("minmax", "percentile"):
+        widths: dict[str, npt.NDArray[np.float64]] = {}
+        methods: tuple[CalibrationMethod, ...] = ("minmax", "percentile")
+        for method in methods:
             watched = pte_int8.observed(load_program(source).module)
-            pte_int8.set_ranges(watched, Calibration(images(16, 2), method, 80.0))  # type: ignore[arg-type]
-            observers = [module for module in watched.modules() if hasattr(module, "min_val")]
-            spans = [float(each.max_val - each.min_val) for each in observers if each.min_val.ndim == 0]
-            widths[method] = np.array(spans)
+            pte_int8.set_ranges(watched, Calibration(images(16, 2), method, 80.0))
+            widths[method] = np.array([high - low for low, high in ranges(watched)])
         assert (widths["percentile"] <= widths["minmax"]).all()
         assert (widths["percentile"] < 0.9 * widths["minmax"]).any()
 
