@@ -16,6 +16,7 @@ EXTRAS = {
     "device-onnx": ("onnxruntime",),
     "device-litert": ("ai-edge-litert",),
     "export": ("onnx", "onnxscript", "onnxslim", "litert-torch", "ai-edge-quantizer"),
+    "executorch": ("executorch",),
     "parquet": ("pyarrow",),
     "codecs": ("faiss-cpu",),
     "devices-browser": ("segno",),

@@ -62,7 +62,7 @@ def test_same_bits_as_the_host_and_a_whole_profile(
 def test_files_and_models_are_sent_once(machine: Sshd, tiny_onnx: Any, net: Any) -> None:
     model = tiny_onnx()
     with closing(machine.device()) as device:
-        assert set(device.info()["runtimes"]) == {"onnxruntime", "litert"}
+        assert set(device.info()["runtimes"]) == {"onnxruntime", "litert", "executorch"}
         embed(device, model, net.images(1))
         files = sorted(machine.workspace.glob("*/*"))
         arrived = {path: path.stat().st_mtime_ns for path in files if path.parent.name != "jobs"}

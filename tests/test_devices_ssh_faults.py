@@ -199,7 +199,7 @@ def test_packages_that_are_absent(machine: Sshd, tmp_path: Path, job: Job) -> No
         machine.set(PYTHONPATH=str(site))
         with pytest.raises(MissingExtra, match=r"^pi: onnxruntime is not installed: run there: \S+ -m pip"):
             device.run(job)
-        assert device.info()["runtimes"] == {"onnxruntime": None, "litert": None}
+        assert device.info()["runtimes"] == {"onnxruntime": None, "litert": None, "executorch": None}
 
 
 # Calls of tar that unpack: the runner, the model, the job with its images.

@@ -286,7 +286,7 @@ def test_info_command() -> None:
     done = device_command("info")
     told = json.loads(done.stdout)
     assert told["cpu"]["machine"] == describe().machine
-    assert set(told["runtimes"]) == {"onnxruntime", "litert"}
+    assert set(told["runtimes"]) == {"onnxruntime", "litert", "executorch"}
 
 
 def test_usage_error_is_exit_code_2() -> None:

@@ -54,7 +54,7 @@ def test_details_name_the_runtime(tiny_onnx: Any, tiny_tflite: Any) -> None:
     assert (onnx["runtime"], litert["runtime"]) == ("onnxruntime", "litert")
     assert onnx.keys() == litert.keys()
     assert onnx["threads"] == litert["threads"] == 2
-    assert [onnx["version"], litert["version"]] == list(installed().values())
+    assert (onnx["version"], litert["version"]) == (installed()["onnxruntime"], installed()["litert"])
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "tflite"])
@@ -164,7 +164,7 @@ def test_litert_normalises_a_quantised_output(net: Any, tiny_tflite: Any, dtype:
 def test_absent_file_and_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model file at"):
         load(tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match=r"ending in \.onnx or \.tflite"):
+    with pytest.raises(ModelError, match=r"ending in \.onnx, \.tflite or \.pte"):
         format_of(tmp_path / "m.pt")
 
 

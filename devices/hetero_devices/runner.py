@@ -22,14 +22,25 @@ from hetero_devices.devices.measure import measure_latency, measure_memory, time
 from hetero_devices.energy import find_meter, metered
 from hetero_devices.errors import DataError, DeviceError, HeteroError, TransferError
 from hetero_devices.files import read_json, save_array, sha256_file, write_json
-from hetero_devices.runtimes import format_of, import_runtime, installed, load, placement
+from hetero_devices.runtimes import (
+    FORMATS,
+    NEEDS_TORCH,
+    format_of,
+    import_runtime,
+    installed,
+    load,
+    placement,
+)
 from hetero_devices.verify import Check, verify
 
 DONE, GATE_FAILED, BAD_INPUT = 0, 1, 2
 
 
 class TorchBlocker:
-    """An import hook that refuses torch: what runs here must run where torch is not installed."""
+    """An import hook that refuses torch: what runs here must run where torch is not installed.
+
+    Not so a job whose runtime needs torch itself; `_run` removes the hook for it.
+    """
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -152,6 +163,8 @@ def _some(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _run(options: argparse.Namespace) -> int:
     job = Job.from_json(read_json(options.job)).relative_to(options.job.resolve().parent)
+    if format_of(Path(job.model)) in NEEDS_TORCH and TorchBlocker in sys.meta_path:
+        sys.meta_path.remove(TorchBlocker)
     try:
         run_job(job)
     except (HeteroError, OSError) as error:
@@ -221,9 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     check = commands.add_parser("verify", help="check a bundle, e.g. hetero-device verify BUNDLE")
     check.add_argument("bundle", type=Path, metavar="BUNDLE")
-    check.add_argument(
-        "--format", action="append", choices=["onnx", "tflite"], help="only this one; repeatable"
-    )
+    check.add_argument("--format", action="append", choices=FORMATS, help="only this one; repeatable")
     check.add_argument("--json", action="store_true", help="print the checks as JSON")
     check.set_defaults(command=_verify)
     hold = commands.add_parser("hold", help="own the device while standard input stays open")

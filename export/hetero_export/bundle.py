@@ -35,7 +35,7 @@ from hetero_devices.bundle import (
     check_choice,
     model_name,
 )
-from hetero_devices.errors import BundleError, ModelError
+from hetero_devices.errors import BundleError, ModelError, require
 from hetero_devices.files import atomic_directory, write_json
 from hetero_devices.runtimes import Format
 from hetero_devices.space import check_same
@@ -73,9 +73,11 @@ def write_bundle(
 
     Raises RecipeError for an unknown format or precision, DataError for unusable images, ModelError for a
     network that does not convert or whose exports lose its space, SpaceMismatch for a finished model of
-    another space, BundleError when `folder` is in the way.
+    another space, BundleError when `folder` is in the way, MissingExtra for pte without executorch.
     """
     check_choice(formats, precisions)
+    if "pte" in formats:
+        require("executorch", "executorch")  # now, not after the other formats
     _check_replaceable(folder)
     check_images(golden, model.deploy.preprocessing.size)
     if needs_calibration(precisions):

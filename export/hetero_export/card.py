@@ -12,7 +12,7 @@ from hetero_devices.errors import require
 
 _TEMPLATES = Path(__file__).parent / "usage"
 _LANGUAGES = ("python", "kotlin", "swift", "javascript", "cpp")
-_PLAIN = {"onnx": "uint8", "tflite": "float32"}
+_PLAIN = {"onnx": "uint8", "tflite": "float32", "pte": "uint8"}
 """Input of the files that the examples show: what the language interfaces take without further steps."""
 
 

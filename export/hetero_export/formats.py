@@ -21,11 +21,13 @@ from hetero_export.onnx import OPSET, export_onnx
 from hetero_export.onnx_dynamic import quantise_onnx_dynamic
 from hetero_export.onnx_fp16 import halve_onnx
 from hetero_export.onnx_int8 import StaticOnnx, quantise_onnx
+from hetero_export.pte import export_program, lower_float
+from hetero_export.pte_int8 import quantise_pte
 from hetero_export.sensitivity import quantise_mixed
 
 InputDtype = Literal["uint8", "int8", "float32"]
 Write = Callable[[Path, Path, Calibration | None, MixedConfig], dict[str, Any]]
-"""(float32 file, file to write, calibration, limits of `mixed`) -> what the manifest should say of it."""
+"""(what `Exporter.export` wrote, file to write, calibration, limits of `mixed`) -> for the manifest."""
 
 
 INTEGER: tuple[Precision, ...] = ("int8", "int8_io", "uint8_io")
@@ -34,7 +36,7 @@ INTEGER: tuple[Precision, ...] = ("int8", "int8_io", "uint8_io")
 
 @dataclass(frozen=True)
 class Variant:
-    """One precision of a format. write: from the float32 file; details: what is always true of it."""
+    """One precision of a format. write: see `Write`; details: what is always true of it."""
 
     write: Write
     input_dtype: InputDtype
@@ -43,7 +45,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Exporter:
-    """export: writes float32; variants: all precisions, made from that file; tools: distributions used."""
+    """export: writes float32; variants: all precisions, made from that file; tools: distributions used.
+
+    What `export` writes is the float32 model, or a program to lower (pte).
+    """
 
     export: Callable[[Deploy, Path, Mapping[str, str]], None]
     variants: Mapping[Precision, Variant]
@@ -91,6 +96,7 @@ def copied(source: Path, target: Path) -> dict[str, Any]:
 
 _ONNX_SCHEME = "static QDQ, u8 activations, s8 weights in 7 bits per channel"
 _LITERT_SCHEME = "static, s8 activations, s8 weights per channel, {} input and output"
+_PTE_SCHEME = "static PT2E, s8 activations, s8 weights per channel, pixels and unit norm in float32"
 
 EXPORTERS: Mapping[Format, Exporter] = {
     "onnx": Exporter(
@@ -138,5 +144,13 @@ EXPORTERS: Mapping[Format, Exporter] = {
             ),
         },
         tools=("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert"),
+    ),
+    "pte": Exporter(
+        export=export_program,
+        variants={
+            "fp32": Variant(_plain(lower_float), "uint8", {"batch": 1}),
+            "int8": Variant(_static(quantise_pte), "uint8", {"batch": 1, "scheme": _PTE_SCHEME}),
+        },
+        tools=("torch", "executorch", "torchao"),
     ),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from hetero import report as reports
 from hetero.models.store import Model, weights_digest
+from hetero.quantisation import SCHEMES
 from hetero.recipes.recipe import ExportConfig
 from hetero.report import Report
 from hetero.runs import Run
@@ -77,6 +78,11 @@ def _finished(run: Run, config: ExportConfig, found: Calibration | None) -> dict
         raise RecipeError(
             f"student.quantised takes the ranges that images show, export.calibration.method "
             f"{found.method!r} would cut them: leave it at minmax"
+        )
+    if unknown := set(config.formats) - SCHEMES.keys():
+        raise RecipeError(
+            f"student.quantised knows the int8 arithmetic of {', '.join(SCHEMES)}, "
+            f"not of {', '.join(unknown)}: leave that out of export.formats"
         )
     return {format: finished(run, format, found.images) for format in config.formats}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+from hetero_devices.silence import descriptors_discarded
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def quiet() -> Iterator[None]:
     with (
         _same_environment(),
         _logging_off(),
-        _descriptors_discarded(),
+        descriptors_discarded(),
         redirect_stdout(sink),
         redirect_stderr(sink),
         warnings.catch_warnings(),
@@ -53,21 +54,3 @@ def _logging_off() -> Iterator[None]:
         logging.disable(disabled)
         root.setLevel(level)
         root.handlers[:] = handlers
-
-
-@contextmanager
-def _descriptors_discarded() -> Iterator[None]:
-    """Point file descriptors 1 and 2 at the null device: native code writes past `sys.stderr`."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for descriptor, _ in saved:
-            os.dup2(null, descriptor)
-        yield
-    finally:
-        for descriptor, copy in saved:
-            os.dup2(copy, descriptor)
-            os.close(copy)
-        os.close(null)

@@ -9,6 +9,7 @@ import click
 
 from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
 from hetero_devices.bundle import Precision
+from hetero_devices.runtimes.base import FORMATS
 
 SPLITS = ("train", "validation", "test")
 
@@ -18,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 @click.argument("source")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--split", type=click.Choice([*SPLITS, "all"]), default="all", show_default=True)
-@click.option("--format", "format_", type=click.Choice(["onnx", "tflite"]), default="onnx", show_default=True)
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True)
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
 @click.option("--dim", type=click.IntRange(1), help="Keep the first DIM dimensions, normalised anew.")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")

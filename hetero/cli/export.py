@@ -37,6 +37,7 @@ def command(
 
     \b
     Precisions: fp32, fp16, dynamic, int8, mixed; LiteRT also int8_io and uint8_io (integer ends).
+    Formats: onnx, tflite; also pte (ExecuTorch) where it is installed, in fp32 and int8.
     `mixed` scans the layers and prints how sensitive each is.
 
     With --gate the artefacts are then evaluated as by `hetero report`, whose pages are written to RUN/report.

@@ -13,6 +13,7 @@ import click
 
 from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
 from hetero_devices.bundle import Precision
+from hetero_devices.runtimes.base import FORMATS
 
 if TYPE_CHECKING:
     from hetero.upgrades.pictures import TestImages
@@ -33,7 +34,7 @@ def side_options(command: F) -> F:
             click.option(
                 f"--{side}-precision", type=click.Choice(get_args(Precision)), help="Of its bundle."
             ),
-            click.option(f"--{side}-format", type=click.Choice(["onnx", "tflite"]), help="Of its bundle."),
+            click.option(f"--{side}-format", type=click.Choice(FORMATS), help="Of its bundle."),
         ):
             command = option(command)
     return command

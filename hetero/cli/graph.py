@@ -11,6 +11,7 @@ import click
 
 from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
 from hetero_devices.bundle import Precision
+from hetero_devices.runtimes.base import FORMATS
 
 _PAIR = "NAME=PATH"
 _path = click.Path(path_type=Path)
@@ -30,9 +31,7 @@ _path = click.Path(path_type=Path)
 )
 @click.option("--paragon", "paragons", multiple=True, metavar=_PAIR, help="A version's model trained alone.")
 @click.option("--on", "devices", multiple=True, metavar="DEVICE", help="Where bundles run  [default: here]")
-@click.option(
-    "--format", "formats", multiple=True, type=click.Choice(["onnx", "tflite"]), help="Only this one."
-)
+@click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Only this one.")
 @click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(get_args(Precision)), help="Only this."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+from hetero_devices.runtimes.base import FORMATS
 
 if TYPE_CHECKING:
     from hetero.upgrades.backfill.plan import Plan
@@ -116,7 +117,7 @@ def store_(gallery: Path, store: str, name: str, as_json: bool) -> None:
 @click.option("--model", type=_FOLDER, help="The new model: a trained model's folder or a bundle.")
 @click.option("--images", metavar="SOURCE", help="The gallery's images, as for `hetero embed`.")
 @click.option("--split", type=_SPLITS, default="test", show_default=True, help="Of the images.")
-@click.option("--format", "format_", type=click.Choice(["onnx", "tflite"]), default="onnx", show_default=True)
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True)
 @click.option("--precision", default="fp32", show_default=True, help="Of a bundle.")
 @click.option("--root", type=_FOLDER, help="Folder of the named data sets.")
 @click.option("--batch", type=click.IntRange(1), default=1024, show_default=True, help="Images at a time.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hetero_devices.errors import require
+from hetero_devices.runtimes.base import FORMATS
 
 if TYPE_CHECKING:
     from hetero.report import Gate
@@ -47,9 +48,7 @@ def search_options(command: F) -> F:
             "--gallery", type=click.Path(path_type=Path), help="The anchor's embeddings to search among."
         ),
         click.option("--queries", metavar="SOURCE", help="Labelled images to search with."),
-        click.option(
-            "--format", "formats", multiple=True, type=click.Choice(["onnx", "tflite"]), help="Only this one."
-        ),
+        click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Only this one."),
     ):
         command = option(command)
     return command

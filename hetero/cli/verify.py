@@ -46,11 +46,11 @@ def command(
 ) -> None:
     """Check a bundle: hashes, input contract, unit norm, and every model against the golden vectors.
 
-    The models run in a fresh process that cannot import torch. With --gate the thresholds of a recipe
-    (gates.KEY=VALUE changes them) are applied; with --queries and --gallery also those on retrieval: each
-    artefact against the float model, searching the anchor's stored gallery. SOURCE is data as in `hetero
-    embed`, with the same splits and labels; --gallery is a folder that `hetero embed` or `hetero compress`
-    wrote. Exit code 1 if a check or a gate fails.
+    The models run in fresh processes that cannot import torch (but for ExecuTorch's, which needs it). With
+    --gate the thresholds of a recipe (gates.KEY=VALUE changes them) are applied; with --queries and --gallery
+    also those on retrieval: each artefact against the float model, searching the anchor's stored gallery.
+    SOURCE is data as in `hetero embed`, with the same splits and labels; --gallery is a folder that `hetero
+    embed` or `hetero compress` wrote. Exit code 1 if a check or a gate fails.
 
     \b
     Example:

@@ -11,7 +11,7 @@ from hetero.report.model import DeviceRun, Figure, ParityRow
 from hetero.retrieval import Estimate
 from hetero_devices.errors import require
 
-_MARKERS = {"onnx": "o", "tflite": "s"}
+_MARKERS = {"onnx": "o", "tflite": "s", "pte": "^"}
 
 
 @dataclass(frozen=True)

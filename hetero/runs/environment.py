@@ -14,7 +14,7 @@ from hetero_devices import cpu
 
 _PACKAGES = (
     "torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "litert-torch", "ai-edge-quantizer",
-    "faiss-cpu", "pytorch-metric-learning", "torchmetrics", "timm", "transformers",
+    "executorch", "faiss-cpu", "pytorch-metric-learning", "torchmetrics", "timm", "transformers",
 )  # fmt: skip
 
 

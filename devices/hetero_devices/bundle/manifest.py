@@ -27,6 +27,7 @@ ends; static int8 with some layers in float32."""
 PRECISIONS: Final[Mapping[Format, tuple[Precision, ...]]] = {
     "onnx": ("fp32", "fp16", "dynamic", "int8", "mixed"),
     "tflite": get_args(Precision),
+    "pte": ("fp32", "int8"),
 }
 """What each format can be written in."""
 

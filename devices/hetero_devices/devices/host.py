@@ -1,4 +1,4 @@
-"""This machine as a device: every job in a fresh process that cannot import torch."""
+"""This machine as a device: every job in a fresh process that cannot import torch (but for ExecuTorch)."""
 
 from __future__ import annotations
 

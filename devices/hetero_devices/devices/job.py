@@ -41,7 +41,8 @@ class Stopping:
 class Job:
     """What a device is asked to do.
 
-    model: an .onnx or .tflite file; the suffix decides the runtime. images: a .npy of uint8 [N, H, W, 3].
+    model: an .onnx, .tflite or .pte file; the suffix decides the runtime.
+    images: a .npy of uint8 [N, H, W, 3].
     output: folder for the results. Relative paths start at the folder of the job's own file.
     tasks: `embed` writes the embeddings of all images, `latency` and `memory` measure with batch 1,
     `placement` says which backend runs which operators.

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from hetero_devices.errors import ModelError, require
-from hetero_devices.runtimes.base import Format, Session
+from hetero_devices.runtimes.base import FORMATS, Format, Session
+from hetero_devices.runtimes.executorch import ExecutorchSession, executorch_placement
 from hetero_devices.runtimes.litert import LiteRTSession
 from hetero_devices.runtimes.litert_placement import litert_placement
 from hetero_devices.runtimes.onnx import OnnxSession
 from hetero_devices.runtimes.onnx_placement import onnx_placement
 from hetero_devices.runtimes.placement import Placement
+from hetero_devices.silence import silent
 
-__all__ = ["Format", "Placement", "Session", "format_of", "import_runtime", "installed", "load", "placement"]
+__all__ = [
+    "FORMATS",
+    "NEEDS_TORCH",
+    "Format",
+    "Placement",
+    "Session",
+    "format_of",
+    "import_runtime",
+    "installed",
+    "load",
+    "placement",
+]
 
-_SESSIONS: dict[Format, type[OnnxSession | LiteRTSession]] = {"onnx": OnnxSession, "tflite": LiteRTSession}
-_MODULES = {"onnx": ("onnxruntime", "device-onnx"), "tflite": ("ai_edge_litert.interpreter", "device-litert")}
-_DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert"}
+NEEDS_TORCH: Final[frozenset[Format]] = frozenset({"pte"})
+"""Formats whose runtime imports torch on a computer; all others run where there is none."""
+
+_SESSIONS: dict[Format, type[OnnxSession | LiteRTSession | ExecutorchSession]] = {
+    "onnx": OnnxSession,
+    "tflite": LiteRTSession,
+    "pte": ExecutorchSession,
+}
+_PLACEMENTS: dict[Format, Callable[[Path], Placement | None]] = {
+    "onnx": onnx_placement,
+    "tflite": litert_placement,
+    "pte": executorch_placement,
+}
+_MODULES: dict[Format, tuple[str, str]] = {
+    "onnx": ("onnxruntime", "device-onnx"),
+    "tflite": ("ai_edge_litert.interpreter", "device-litert"),
+    "pte": ("executorch.runtime", "executorch"),
+}
+_DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert", "executorch": "executorch"}
 
 
 def format_of(path: Path) -> Format:
@@ -26,7 +57,9 @@ def format_of(path: Path) -> Format:
     for known in _SESSIONS:
         if suffix == known:
             return known
-    raise ModelError(f"{path.name} is no model this library runs: expected a name ending in .onnx or .tflite")
+    raise ModelError(
+        f"{path.name} is no model this library runs: expected a name ending in .onnx, .tflite or .pte"
+    )
 
 
 def load(path: Path, *, threads: int = 1) -> Session:
@@ -46,12 +79,13 @@ def placement(path: Path) -> Placement | None:
     format = format_of(path)
     if not path.is_file():
         raise ModelError(f"no model file at {path}")
-    return onnx_placement(path) if format == "onnx" else litert_placement(path)
+    return _PLACEMENTS[format](path)
 
 
 def import_runtime(format: Format) -> None:
     """Import the runtime of a format now, e.g. before measuring; MissingExtra when it is not installed."""
-    require(*_MODULES[format])
+    with silent():
+        require(*_MODULES[format])
 
 
 def installed() -> dict[str, str | None]:

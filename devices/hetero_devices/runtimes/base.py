@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from hetero_devices.errors import DataError, ModelError
 
-Format = Literal["onnx", "tflite"]
+Format = Literal["onnx", "tflite", "pte"]
 """A model file's format, which is also its suffix and decides the runtime."""
+
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 INPUT, OUTPUT = "image", "embedding"
 
@@ -64,15 +66,18 @@ def broken_contract(model: str, found: str, expected: str) -> ModelError:
 _UNLOADABLE: Final = (
     (
         r"Unsupported model IR version.*|Current official support for domain \S+ is till opset \d+"
-        r"|Didn't find op for builtin opcode '\w+' version '\d+'|Model provided is schema version .*",
+        r"|Didn't find op for builtin opcode '\w+' version '\d+'|Model provided is schema version .*"
+        r"|failed with error 0x:?30",
         "the file is newer than this runtime: update it, or export with an older version",
     ),
     (
-        r"No Op registered for .*|No opset import for domain .*|Encountered unresolved custom op: \w+",
+        r"No Op registered for .*|No opset import for domain .*|Encountered unresolved custom op: \w+"
+        r"|failed with error 0x:?14",
         "this runtime lacks an operator of the model: update it, or choose a network without that operator",
     ),
     (
-        r"Protobuf parsing failed|The model is not a valid Flatbuffer buffer|codec can't decode byte",
+        r"Protobuf parsing failed|The model is not a valid Flatbuffer buffer|codec can't decode byte"
+        r"|Failed to load program, error: \w+:?\w*|failed with error 0x:?\w+",
         "the file is damaged: copy it again or export it again",
     ),
 )
