@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_json, seed_option, with_seed
+from hetero.cli.options import (
+    json_option,
+    need_export_stack,
+    need_training_stack,
+    print_json,
+    seed_option,
+    with_seed,
+)
 
 if TYPE_CHECKING:
     from hetero.linear.config import FinetuneConfig
@@ -43,6 +50,11 @@ _METHODS = "head, gradients, finetune, finetune-mse, lqf, lqf-relu, lqf-ce, lqf-
     help="Learn classes, or the embeddings of the anchor of SOURCE's run.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder  [default: runs/finetune]")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Export the updated student there, as its run does; with --targets anchor and one method.",
+)
 @seed_option
 @json_option
 def command(
@@ -51,6 +63,7 @@ def command(
     methods: tuple[str, ...],
     targets: str,
     output: Path | None,
+    bundle: Path | None,
     seed: int | None,
     as_json: bool,
     **short: str | None,
@@ -69,21 +82,35 @@ def command(
     Example:
       hetero finetune runs/demo/student --data photos --shots 5 --method lqf --method finetune
       hetero finetune runs/demo/anchor --data omniglot --root ~/data --method all task.classes=50
-      hetero finetune runs/demo/student --data photos --targets anchor --shots all
+      hetero finetune runs/demo/student --data photos --targets anchor --shots all --bundle updated
     """
     need_training_stack()
     from hetero.linear.methods import chosen
     from hetero.linear.source import open_source
     from hetero.report.terminal import print_table
 
+    if bundle is not None:
+        _check_bundle(targets, methods)
     wanted, config = chosen(methods), _config(overrides, seed, short)
     folder, opened = output or Path("runs") / "finetune", open_source(source, config.size)
     values, table = (_update if targets == "anchor" else _adapt)(folder, opened, config, wanted)
+    if bundle is not None:
+        _export(folder, opened, config, wanted, bundle)
+        values["bundle"] = str(bundle)
     if as_json:
         print_json(values)
     else:
         print_table(table)
         click.echo(f"folder: {folder}")
+        if bundle is not None:
+            click.echo(f"bundle: {bundle}")
+
+
+def _check_bundle(targets: str, methods: tuple[str, ...]) -> None:
+    """Before anything is trained."""
+    if targets != "anchor" or len(methods) != 1 or "all" in methods:
+        raise click.UsageError("--bundle exports a student: give --targets anchor and one --method")
+    need_export_stack()
 
 
 def _adapt(folder: Path, source: Source, config: FinetuneConfig, methods: Methods) -> Result:
@@ -104,6 +131,14 @@ def _update(folder: Path, source: Source, config: FinetuneConfig, methods: Metho
     update = CompatibleUpdate.open(folder, source, config)
     found = [update.updated(method) for method in methods]
     return update_fields(update, found), tables.update_table(update, found)
+
+
+def _export(folder: Path, source: Source, config: FinetuneConfig, methods: Methods, bundle: Path) -> None:
+    from hetero.linear.compatible import CompatibleUpdate
+    from hetero_export.updated import export_update
+
+    (method,) = methods
+    export_update(CompatibleUpdate.open(folder, source, config), method, bundle)
 
 
 def _config(overrides: tuple[str, ...], seed: int | None, short: dict[str, str | None]) -> FinetuneConfig:

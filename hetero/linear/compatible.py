@@ -8,7 +8,7 @@ anchor's gallery, leave-one-out over the test images of the new classes, before 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hetero.data.protocols import leave_one_out
 from hetero.linear.adaptation import ask
 from hetero.linear.classifier import outputs, pixels_of
 from hetero.linear.config import FinetuneConfig
+from hetero.linear.deployment import Embedding, deployable
 from hetero.linear.fitting import Curve, Lesson
 from hetero.linear.losses import square_loss, towards
 from hetero.linear.methods import Method
@@ -30,10 +31,9 @@ from hetero.linear.source import Source
 from hetero.linear.sweep import Sweep, best_rate, curve_of
 from hetero.linear.tangent import Tangent
 from hetero.linear.task import Task, open_task
-from hetero.models.deploy import Deploy
 from hetero.models.encoder import Encoder, embed
 from hetero.models.layers import UnitNorm
-from hetero.models.store import weights_digest
+from hetero.models.store import Model, weights_digest
 from hetero.retrieval import MAP, RECALL_AT_1, Comparison, PerQuery, evaluate, paired_difference
 from hetero_devices.errors import RecipeError
 from hetero_devices.files import read_json, write_json
@@ -61,18 +61,6 @@ class Updated:
         """After minus before, paired, with intervals over classes."""
         after = self.after[metric]
         return paired_difference(after, self.before[metric], clusters=after.labels)
-
-
-class Embedding(nn.Module):
-    """float32 [N, 3, S, S] pixels 0..255 -> unit float32 [N, D]: what is expanded."""
-
-    def __init__(self, deploy: Deploy) -> None:
-        super().__init__()
-        self.deploy = deploy
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        embedding: Tensor = self.deploy.embed(pixels)
-        return embedding
 
 
 class CompatibleUpdate:
@@ -124,6 +112,15 @@ class CompatibleUpdate:
         before, after = (self._scores(self._vectors(m)) for m in (sweep.make(), sweep.trained(rate)))
         gallery = self._anchored(self.task.test)
         return Updated(method.name, rate, curves, before, after, self._scores(gallery))
+
+    def student(self, method: Method) -> Model:
+        """The updated student, for the exporters; an expansion as a network of plain operators.
+
+        Raises ModelError for a network with an operator that has no dual form.
+        """
+        rate = self.updated(method).rate
+        deploy = deployable(self._sweep(method).trained(rate))
+        return replace(self.source.model, deploy=deploy, head=None)
 
     def _sweep(self, method: Method) -> Sweep:
         return Sweep(

@@ -40,12 +40,16 @@ class DualNetwork(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        value, change = self.both(inputs)
+        return value + change
+
+    def both(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's output and its change, float32 [N, K] each, as `Tangent.both`."""
         seen: dict[fx.Node, Dual] = {}
         for node in self.graph.graph.nodes:
             seen[node] = Dual(inputs, None) if node.op == "placeholder" else self._run(node, seen)
         end = seen[node]
-        outputs: Tensor = end.value if end.change is None else end.value + end.change
-        return outputs
+        return end.value, torch.zeros_like(end.value) if end.change is None else end.change
 
     def _run(self, node: fx.Node, seen: dict[fx.Node, Dual]) -> Dual:
         if node.op == "get_attr":
