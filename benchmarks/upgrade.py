@@ -2,8 +2,9 @@
 
 CIFAR-100, 50 -> 100 classes (closed set: test images of all 100); Omniglot, 15 -> 27 alphabets (3 of the 30
 are for validation), test on unseen alphabets, a gallery of one drawer; Caltech-101, 20 -> 40 classes (10 are
-for validation), test on 50 unseen classes. The old network is of one family, the new one of another, and both
-are small, as two cores demand; the published setting is a ResNet-50 on CIFAR-100, see --scale full.
+for validation), test on 50 unseen classes. The old network is of one family, the new one of another, larger
+and trained for longer, or there would be nothing to upgrade to; both are small, as two cores demand; the
+published setting is a ResNet-50 on CIFAR-100, see --scale full.
 
 Rows are trained into the old space (L2, BCT, contrast, the library's default, BT2, HOC), or link the old
 model with a new one trained alone (Procrustes, lambda-orthogonal, FCT, rank merge). Of each row's settings,
@@ -48,7 +49,7 @@ from upgrade_table import UpgradeRow, fields, table
 
 COMMON: dict[str, tuple[str, ...]] = {
     "default": (
-        "anchor.network=elastic-m",
+        "anchor.network=elastic-s",
         "anchor.fit.precision=fp32",
         "anchor.fit.batch=64",
         "student.network=residual-s",
@@ -73,17 +74,17 @@ COMMON: dict[str, tuple[str, ...]] = {
 }
 OF_DATA: dict[str, dict[str, tuple[str, ...]]] = {
     "cifar100": {
-        "default": ("anchor.fit.steps=2000", "student.fit.steps=1200"),
+        "default": ("anchor.fit.steps=1500", "student.fit.steps=2500"),
         "full": ("anchor.fit.steps=40000", "student.fit.steps=40000"),
         "trial": (),
     },
     "omniglot": {
-        "default": ("anchor.fit.steps=1500", "student.fit.steps=900"),
+        "default": ("anchor.fit.steps=1000", "student.fit.steps=2000"),
         "full": ("anchor.fit.steps=20000", "student.fit.steps=20000"),
         "trial": (),
     },
     "caltech101": {
-        "default": ("data.size=48", "anchor.fit.steps=1000", "student.fit.steps=600"),
+        "default": ("data.size=48", "anchor.fit.steps=700", "student.fit.steps=1200"),
         "full": ("anchor.fit.steps=10000", "student.fit.steps=10000"),
         "trial": ("data.size=32",),
     },
