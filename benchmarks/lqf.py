@@ -143,13 +143,18 @@ def main() -> None:
     train_all(options, words)
     parts = {data: section(_bench(data, words), options) for data in options.data}
     page = "\n".join([_INTRODUCTION.format(seeds=options.seeds), *(text for text, _ in parts.values())])
-    command = f"python benchmarks/lqf.py --scale {options.scale} --seeds {options.seeds}"
-    stamp = results.stamp(f"{command} --data {' '.join(options.data)}", ", ".join(options.data), 0)
+    stamp = results.stamp(_command(options), ", ".join(options.data), 0)
     found = {data: each for data, (_, each) in parts.items()}
     name = _name(options)
     results.write(name, {"stamp": stamp, "data": found}, page)
     plot(results.RESULTS / f"{name}.png", {data: each["cells"] for data, each in found.items()})
     print(f"{page}\n{(time.monotonic() - begun) / 60:.1f} minutes")
+
+
+def _command(options: argparse.Namespace) -> str:
+    command = f"python benchmarks/lqf.py --scale {options.scale} --seeds {options.seeds}"
+    command += f" --data {' '.join(options.data)} --shots {' '.join(map(str, options.shots))}"
+    return command if tuple(options.only) == tuple(METHODS) else f"{command} --only {' '.join(options.only)}"
 
 
 def _name(options: argparse.Namespace) -> str:
