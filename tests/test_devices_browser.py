@@ -29,7 +29,7 @@ from hetero_devices.devices.browser.desk import Desk
 from hetero_devices.devices.browser.device import _order
 from hetero_devices.devices.browser.server import PageServer
 from hetero_devices.devices.profile import load_profile
-from hetero_devices.errors import DataError, DeviceBusy, DeviceError, MissingExtra, TransferError
+from hetero_devices.errors import DataError, DeviceBusy, DeviceError, MissingExtra, ModelError, TransferError
 
 PAGE = Path(packages.__file__).parent / "page"
 ME, OTHER = "a" * 32, "b" * 32
@@ -468,7 +468,8 @@ def test_jobs_that_no_page_could_do(device: BrowserDevice, job: Job, tmp_path: P
     np.save(tmp_path / "none.npy", np.zeros((0, 8, 8, 3), np.uint8))
     for changes, error, message in [
         ({"cpus": (0,)}, DeviceError, "cannot pin itself"),
-        ({"model": "m.pt"}, ValueError, r"expected a name ending in \.onnx or \.tflite"),
+        ({"model": "m.pt"}, ValueError, r"expected a name ending in \.onnx, \.tflite or \.pte"),
+        ({"model": "m.pte"}, ModelError, "a page has no ExecuTorch for"),
         ({"model": "absent.onnx"}, DataError, r"no file at absent\.onnx"),
         ({"images": str(tmp_path / "float.npy")}, DataError, "are float32"),
         ({"images": str(tmp_path / "none.npy")}, DataError, "with at least one"),

@@ -22,7 +22,7 @@ from hetero_devices.devices.browser.server import PageServer
 from hetero_devices.devices.device import Result
 from hetero_devices.devices.job import Job
 from hetero_devices.devices.outcome import collect, memory_apart
-from hetero_devices.errors import DataError, DeviceError, TransferError
+from hetero_devices.errors import DataError, DeviceError, ModelError, TransferError
 from hetero_devices.files import sha256_file
 from hetero_devices.runtimes import format_of
 
@@ -183,7 +183,10 @@ def build(name: str, connection: Mapping[str, Any]) -> BrowserDevice:
 def _order(device: str, job: Job, folder: Path) -> Order:
     """Raises ModelError or DataError for files that no page could use."""
     model, images = Path(job.model), Path(job.images)
-    format_of(model)
+    if format_of(model) == "pte":
+        raise ModelError(
+            f"{device}: a page has no ExecuTorch for {model.name}: give an .onnx or .tflite file"
+        )
     for path in (model, images):
         if not path.is_file():
             raise DataError(f"no file at {path}")
