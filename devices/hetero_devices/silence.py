@@ -31,7 +31,7 @@ def descriptors_discarded() -> Iterator[None]:
 @contextmanager
 def silent() -> Iterator[None]:
     """Discard what native code prints, by itself or through Python's streams, and Python's warnings."""
-    sink = io.StringIO()
+    sink = io.StringIO()  # never closed: a library may keep the stream it met when it was imported
     with (
         descriptors_discarded(),
         redirect_stdout(sink),

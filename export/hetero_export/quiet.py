@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 
-from hetero_devices.silence import descriptors_discarded
+from hetero_devices.silence import silent
 
 
 @contextmanager
@@ -19,16 +17,7 @@ def quiet() -> Iterator[None]:
     The environment, logging and warning filters are afterwards what they were before, although
     converters change all three when they are first imported.
     """
-    sink = io.StringIO()  # never closed: a library may keep the stream it met when it was imported
-    with (
-        _same_environment(),
-        _logging_off(),
-        descriptors_discarded(),
-        redirect_stdout(sink),
-        redirect_stderr(sink),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
+    with _same_environment(), _logging_off(), silent():
         yield
 
 
