@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hetero.linear.classifier import outputs, pixels_of
 from hetero.linear.compatible import CompatibleUpdate
@@ -14,6 +16,7 @@ from hetero.linear.methods import METHODS
 from hetero.linear.source import Source, open_source
 from hetero.models.encoder import RuntimeEncoder, embed
 from hetero.models.layers import UnitNorm
+from hetero.models.store import Model
 from hetero.recipes.resolve import changed, resolve
 from hetero.retrieval import MAP, evaluate
 from hetero.runs import Run
@@ -71,6 +74,22 @@ def test_the_bundle_of_an_update_embeds_as_the_update_does(
     found = evaluate(embed(encoder, test), embed(update.anchor, test)).per_query(MAP)
     assert abs(found.mean - wanted.mean) < 1e-3
     assert np.abs(torch_side - embed(student.model.encoder, test).vectors).max() > 1e-3  # it moved
+
+
+def test_before_is_the_student_as_it_was_not_its_leaky_conversion(
+    arrays: Path, student: Source, tmp_path: Path
+) -> None:
+    class Converted(Source):
+        def leaky(self, fit: object, folder: Path, seed: int) -> Model:
+            other = copy.deepcopy(self.model)
+            for parameter in other.deploy.parameters():
+                torch.nn.init.normal_(parameter)
+            return other
+
+    update = CompatibleUpdate.open(tmp_path, Converted(student.model, student.run), config(arrays))
+    found = update.updated(METHODS["lqf"]).before[MAP]
+    own, gallery = embed(student.model.encoder, update.task.test), embed(update.anchor, update.task.test)
+    assert found.mean == pytest.approx(evaluate(own, gallery).per_query(MAP).mean, abs=1e-6)
 
 
 def test_what_has_no_anchor_or_no_square_is_refused(arrays: Path, student: Source, tmp_path: Path) -> None:

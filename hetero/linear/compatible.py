@@ -109,7 +109,8 @@ class CompatibleUpdate:
             write_json(folder / _UPDATE, [[rate, asdict(curve)] for rate, curve in curves.items()])
         curves = {rate: curve_of(curve) for rate, curve in read_json(folder / _UPDATE)}
         rate = best_rate(curves)
-        before, after = (self._scores(self._vectors(m)) for m in (sweep.make(), sweep.trained(rate)))
+        untouched = Embedding(self.source.model.deploy)  # not what LeakyReLU was trained into
+        before, after = (self._scores(self._vectors(m)) for m in (untouched, sweep.trained(rate)))
         gallery = self._anchored(self.task.test)
         return Updated(method.name, rate, curves, before, after, self._scores(gallery))
 

@@ -293,7 +293,7 @@ def latency(report: Report) -> Table:
         )
         for row in report.latency
     )
-    return Table("Latency and size", "One image at a time, in a process without torch.", columns, rows)
+    return Table("Latency and size", "One image at a time, in a process of its own.", columns, rows)
 
 
 def models(report: Report) -> Table:

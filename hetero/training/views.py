@@ -43,8 +43,7 @@ class Views:
         """int64 [B] -> int64 [B]: the view of each item in an epoch; after `count` epochs all were shown.
 
         Neighbouring items get different views, so that every batch mixes plain and changed images: with one
-        view an epoch, batch statistics would end as those of the last view (seen to cost a student up to ten
-        points of Recall@1 on plain images).
+        view an epoch, batch statistics would end as those of the last view, which plain queries do not have.
         """
         return (items + epoch) % self.count
 
