@@ -26,6 +26,8 @@ from hetero.models.deploy import Deploy
 from hetero.models.encoder import TorchEncoder
 from hetero.models.store import Model
 from hetero.recipes.recipe import CalibrationMethod
+from hetero.recipes.resolve import resolve
+from hetero.runs import Run
 from hetero_devices import runtimes
 from hetero_devices.bench import profile_bundle
 from hetero_devices.bundle import Bundle, check_choice
@@ -38,6 +40,7 @@ from hetero_export import pte_int8
 from hetero_export.bundle import write_bundle
 from hetero_export.calibration import Calibration
 from hetero_export.converting import exportable
+from hetero_export.loop import _finished
 from hetero_export.pte import export_program, load_program, read_metadata, with_delegable_pooling
 from hetero_export.pte_int8 import quantise_pte
 from hetero_export.quiet import quiet
@@ -159,6 +162,13 @@ def test_without_the_package_nothing_is_exported(tmp_path: Path) -> None:
 def test_other_precisions_are_refused_with_those_there_are(precision: str) -> None:
     with pytest.raises(RecipeError, match=f"no precision '{precision}' of pte .*: known are fp32, int8$"):
         check_choice(("pte",), ("fp32", precision))
+
+
+def test_finishing_for_int8_does_not_know_its_arithmetic(tmp_path: Path) -> None:
+    recipe = resolve("demo", ["student.quantised={}", "export.formats=[onnx,pte]"])
+    found = Calibration(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
+    with pytest.raises(RecipeError, match=r"not of pte: leave that out of export\.formats"):
+        _finished(Run(tmp_path, recipe), recipe.export, found)
 
 
 def test_default_formats_stay_the_two_that_need_no_torch() -> None:
