@@ -54,6 +54,7 @@ COMMON: dict[str, tuple[str, ...]] = {
         "anchor.fit.batch=64",
         "student.network=residual-s",
         "student.fit.batch=64",
+        "student.fit.precision=bf16",
         "student.views=2",
     ),
     "full": (
@@ -74,17 +75,17 @@ COMMON: dict[str, tuple[str, ...]] = {
 }
 OF_DATA: dict[str, dict[str, tuple[str, ...]]] = {
     "cifar100": {
-        "default": ("anchor.fit.steps=1500", "student.fit.steps=2500"),
+        "default": ("anchor.fit.steps=2000", "student.fit.steps=2500"),
         "full": ("anchor.fit.steps=40000", "student.fit.steps=40000"),
         "trial": (),
     },
     "omniglot": {
-        "default": ("anchor.fit.steps=1000", "student.fit.steps=2000"),
+        "default": ("anchor.fit.steps=2000", "student.fit.steps=2000"),
         "full": ("anchor.fit.steps=20000", "student.fit.steps=20000"),
         "trial": (),
     },
     "caltech101": {
-        "default": ("data.size=48", "anchor.fit.steps=700", "student.fit.steps=1200"),
+        "default": ("data.size=48", "anchor.fit.steps=1000", "student.fit.steps=1200"),
         "full": ("anchor.fit.steps=10000", "student.fit.steps=10000"),
         "trial": ("data.size=32",),
     },
