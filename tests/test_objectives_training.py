@@ -82,7 +82,7 @@ def test_a_prefix_student_lives_in_a_space_of_its_own(data: Path, anchor: Path, 
     [
         (
             ("student.network.dim=8",),
-            "set student.network.dim=16, or student.dimension to projection or prefix",
+            "set student.network.dim=16, or student.dimension to projection, prefix or extended",
         ),
         (("student.dimension=prefix",), "is no prefix of the anchor's 16 dimensions"),
     ],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hetero.upgrades.links import Link
     from hetero_devices.space import Embeddings
 
-_KINDS = ("procrustes", "affine", "lambda_orthogonal", "mlp", "fct", "slerp")
+_KINDS = ("procrustes", "affine", "lambda_orthogonal", "mlp", "fct", "slerp", "prefix")
 
 
 @click.group("link")
@@ -75,7 +75,8 @@ def fit(
 
     \b
     Kinds: procrustes (a rotation), affine (ridge; rank=64: low rank), lambda_orthogonal, mlp (affine and
-    a residual network), fct (gallery side, from stored side information), slerp (queries embedded by both).
+    a residual network), fct (gallery side, from stored side information), slerp (queries embedded by both),
+    prefix (from an extended student's space into its anchor's; nothing is fitted).
 
     \b
     Example:

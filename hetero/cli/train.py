@@ -48,6 +48,7 @@ def command(
     need_training_stack()
     from hetero.recipes.resolve import resolve
     from hetero.runs import Run
+    from hetero.runs.extension import LINK, link_to_anchor
 
     resolved = resolve(recipe, with_seed(overrides, seed))
     if dry_run:
@@ -56,6 +57,9 @@ def command(
     run = Run.open(folder or Path("runs") / resolved.name, resolved)
     trained = {"student": run.student} | ({"alone": run.alone} if resolved.student.alone else {})
     summary = {"run": str(run.folder), "space": run.anchor.space.to_json(), **_costs(run, trained)}
+    if resolved.student.dimension == "extended":
+        cosine = link_to_anchor(run).fitted.cosine
+        summary["link"] = {"file": str(run.folder / "student" / LINK), "cosine": cosine}
     print_json(summary) if as_json else _show(summary)
 
 
@@ -71,4 +75,7 @@ def _show(summary: dict[str, Any]) -> None:
             click.echo(
                 f"{name:8} {cost['macs'] / 1e6:8.2f} M MACs  {cost['parameters'] / 1e3:8.1f} k parameters"
             )
+    if "link" in summary:
+        link = summary["link"]
+        click.echo(f"link     {link['file']}, into the anchor's space; mean cosine {link['cosine']:.4f}")
     click.echo(f"space    {summary['space']['id']}\nrun      {summary['run']}")

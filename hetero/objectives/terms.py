@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, cast, get_args
 
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -38,6 +40,7 @@ from hetero.objectives.regression import L2RegressionConfig, RegressionConfig
 from hetero.objectives.softmax import MarginSoftmaxConfig
 from hetero.objectives.stationary import HocConfig, SimplexConfig
 from hetero.objectives.task import Given, Need, Reference, Supervision, Task, Term
+from hetero_devices.errors import RecipeError
 
 __all__ = [
     "TERMS",
@@ -116,29 +119,58 @@ class Objective(nn.Module):
 
     Towards several old models of one space, a term that looks at an anchor is there once for each of them,
     with the term's weight divided among them; `others` are what is known of all but the first.
+
+    own_dim: the dimension of the embeddings, where it exceeds the anchor's: a term that looks at an anchor
+    then sees their first given.dim dimensions, normalised anew, and the other terms see all of them (BCT's
+    extended student, Shen et al., CVPR 2020, section 4.3).
     """
 
-    def __init__(self, configs: Sequence[Term], given: Given, others: Sequence[Given] = ()) -> None:
-        """Raise RecipeError when a term needs what an anchor or the data does not offer."""
+    def __init__(
+        self,
+        configs: Sequence[Term],
+        given: Given,
+        others: Sequence[Given] = (),
+        own_dim: int | None = None,
+    ) -> None:
+        """Raise RecipeError when a term needs what an anchor or the data does not offer, or when no term
+        would see the dimensions beside the anchor's."""
         super().__init__()
         self.terms = nn.ModuleDict()
         self.weights: list[float] = []
-        self.towards: list[int] = []
+        self.towards: list[int | None] = []
+        own = given if own_dim is None else replace(given, dim=own_dim)
+        self.shared_dim = None if own_dim is None else given.dim
         for index, config in enumerate(configs):
-            anchors = [given, *others] if config.needs - {Need.LABELS, Need.MODELS} else [given]
+            anchored = bool(config.needs - {Need.LABELS, Need.MODELS})
+            anchors = [given, *others] if anchored else [own]
             for number, each in enumerate(anchors):
                 config.check(each)
                 name = f"{index}_{config.term}" + (f"_{number}" if number else "")
                 self.terms[name] = config.build(each)
                 self.weights.append(config.weight / len(anchors))
-                self.towards.append(number)
+                self.towards.append(number if anchored else None)
+        if own_dim is not None and None not in self.towards:
+            raise RecipeError(
+                f"every term sees the anchor's {given.dim} dimensions alone, and those beside them would "
+                "learn nothing: add a term without an anchor, such as margin_softmax"
+            )
 
     def forward(self, embeddings: Tensor, supervision: Supervision) -> dict[str, Tensor]:
+        shared, of_shared = self._shared(embeddings, supervision)
         tasks = zip(self.weights, self.towards, self.terms.items(), strict=True)
         return {
-            name: weight * task(embeddings, supervision.towards(number))
+            name: weight
+            * (task(embeddings, supervision) if number is None else task(shared, of_shared.towards(number)))
             for weight, number, (name, task) in tasks
         }
+
+    def _shared(self, embeddings: Tensor, supervision: Supervision) -> tuple[Tensor, Supervision]:
+        """What terms that look at an anchor see."""
+        dim = self.shared_dim
+        if dim is None:
+            return embeddings, supervision
+        raw = None if supervision.raw is None else supervision.raw[:, :dim]
+        return F.normalize(embeddings[:, :dim], dim=1), replace(supervision, raw=raw)
 
     def head(self) -> Tensor | None:
         """The class prototypes float32 [C, D] of the trained model, if a term has any."""

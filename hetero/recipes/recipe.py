@@ -70,8 +70,9 @@ class StudentConfig(Config):
     objective: by default the one that benchmarks/objectives.py recommends.
 
     dimension: how network.dim relates to the anchor's: `equal` to it; a `projection`, a linear layer that is
-    part of the deployed network, leads into the anchor's space; or the student emits a `prefix`, the first
-    network.dim dimensions of the anchor's space, whose gallery is cut likewise.
+    part of the deployed network, leads into the anchor's space; the student emits a `prefix`, the first
+    network.dim dimensions of the anchor's space, whose gallery is cut likewise; or it is `extended`: its own
+    space is larger, and its first dimensions are the anchor's (`hetero.runs.extension`).
     """
 
     network: NetworkConfig = Field(default_factory=lambda: preset("elastic-m"))
@@ -80,7 +81,7 @@ class StudentConfig(Config):
     start: str | None = Field(
         default=None, description="weights to start from instead of random ones: a .safetensors file"
     )
-    dimension: Literal["equal", "projection", "prefix"] = "equal"
+    dimension: Literal["equal", "projection", "prefix", "extended"] = "equal"
     views: int = Field(
         default=4, ge=0, description="augmented views whose anchor embeddings are cached; 0: it runs live"
     )
@@ -235,6 +236,13 @@ class Recipe(Config):
             for term in terms:
                 if term.needs - {Need.LABELS, Need.MODELS}:
                     raise ValueError(f"{key}: the term {term.term!r} needs an anchor, and here there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _extended(self) -> Recipe:
+        if self.student.dimension == "extended" and (self.student.quantised or self.gates.criterion):
+            key = "student.quantised=null" if self.student.quantised else "gates.criterion=false"
+            raise ValueError(f"an extended student does not live in the anchor's space: set {key}")
         return self
 
     @model_validator(mode="after")

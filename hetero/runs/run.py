@@ -194,10 +194,17 @@ class Run:
         student, dim = self.recipe.student, self.anchor.space.dim
         if student.dimension == "projection":
             return student.network.model_copy(update={"project": dim})
+        if student.dimension == "extended":
+            if student.network.output_dim <= dim:
+                raise RecipeError(
+                    f"student.network.dim={student.network.output_dim} does not extend the anchor's {dim} "
+                    "dimensions: set a larger one, or student.dimension=equal"
+                )
+            return student.network
         if student.network.output_dim != dim:
             raise RecipeError(
                 f"the student's dimension is {student.network.output_dim} and the anchor's is {dim}: "
-                f"set student.network.dim={dim}, or student.dimension to projection or prefix"
+                f"set student.network.dim={dim}, or student.dimension to projection, prefix or extended"
             )
         return student.network
 
@@ -208,13 +215,16 @@ class Run:
         return store.load(folder)
 
     def _train(self, training: _Training, folder: Path) -> None:
-        recipe, dim = self.recipe, training.network.output_dim
+        recipe, own = self.recipe, training.network.output_dim
+        dim = training.anchor.space.dim if training.anchor else own  # an extended student's own is larger
         targets = self.targets(training.anchor) if training.anchor else None
         given = self._given(training.anchor, targets, dim)
         torch.manual_seed(recipe.seed)
         deploy = Deploy(_started(build(training.network), training.start), self.preprocessing)
         further = self._further(dim) if training.anchor else []
-        objective = Objective(training.objective, given, [known for known, _ in further])
+        objective = Objective(
+            training.objective, given, [known for known, _ in further], own if own > dim else None
+        )
         batches = Batches(
             self.items,
             recipe.data.augment,
@@ -225,11 +235,12 @@ class Run:
         )
         fit = Fit(deploy, objective, training.fit, folder, recipe.seed)
         trained = fit.run(batches).to("cpu")
-        anchored = training.anchor and not all(term.own_space for term in training.objective)
+        classifies = all(term.own_space for term in training.objective)
+        anchored = training.anchor and own == dim and not classifies
         space = (
             training.anchor.space
             if training.anchor and anchored
-            else define_space(trained.network, self.preprocessing, dim)
+            else define_space(trained.network, self.preprocessing, own)
         )
         head = objective.cpu().head()
         classes = () if head is None else self.items.class_names

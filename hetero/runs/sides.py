@@ -13,6 +13,7 @@ from hetero.data.imageset import ImageSet
 from hetero.models.anchor import Anchor, Split
 from hetero.models.encoder import embed
 from hetero.models.store import Model, weights_digest
+from hetero.runs.extension import LINK
 from hetero.runs.run import Run
 from hetero_devices import devices
 from hetero_devices.bundle import Bundle, ModelFile
@@ -42,6 +43,11 @@ def all_sides(run: Run, bundle: Bundle, device: Device) -> dict[str, Sides]:
 
     Cached in RUN/embeddings by weights and images. Raises ModelError when the bundle is of another student.
     """
+    if run.recipe.student.dimension == "extended":
+        raise ModelError(
+            f"the student of {run.folder} extends the anchor's space: see 'hetero upgrade evaluate', or "
+            f"verify a bundle exported with export.link={run.folder / 'student' / LINK}"
+        )
     if bundle.manifest.source.get("weights_sha256") != weights_digest(run.student.deploy.network).hex():
         raise ModelError(f"the bundle {bundle.root} was exported from another student: export this run again")
     if bundle.manifest.space != run.student.space:

@@ -26,8 +26,11 @@ from hetero.retrieval import (
     is_success,
 )
 from hetero.retrieval.intervals import CONFIDENCE, RESAMPLES
+from hetero.runs.extension import link_to_anchor
 from hetero.runs.run import Run
 from hetero.runs.sides import Sides, anchor_sides, model_sides
+from hetero.upgrades.links import Link
+from hetero_devices.space import Embeddings
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,39 @@ class Upgrade:
 
 
 def evaluate_upgrade(
-    old: Sides, new: Sides, paragon: Sides | None = None, *, metric: str = RECALL_AT_1, by_class: bool = True
+    old: Sides,
+    new: Sides,
+    paragon: Sides | None = None,
+    *,
+    link: Link | None = None,
+    metric: str = RECALL_AT_1,
+    by_class: bool = True,
 ) -> Upgrade:
     """The verdict from embeddings of one list of query images and one of gallery images.
 
-    old and new live in one space: a new model of a space of its own is converted by a link first.
+    old and new live in one space, or `link` leads new queries into the old one.
     Intervals resample classes, or queries where not `by_class`. Raises SpaceMismatch when old and new are
     of different spaces, DataError for other images or an unknown metric.
     """
-    return verdict(upgrade_scores(old, new, paragon, metric), by_class=by_class)
+    return verdict(upgrade_scores(old, new, paragon, metric, link), by_class=by_class)
 
 
-def upgrade_scores(old: Sides, new: Sides, paragon: Sides | None, metric: str = RECALL_AT_1) -> UpgradeScores:
+def upgrade_scores(
+    old: Sides,
+    new: Sides,
+    paragon: Sides | None,
+    metric: str = RECALL_AT_1,
+    link: Link | None = None,
+) -> UpgradeScores:
     """The four searches of one metric. Errors as `evaluate_upgrade`."""
 
-    def score(query: Sides, gallery: Sides) -> PerQuery:
-        found: Evaluation = evaluate(query.query, gallery.gallery)
+    def score(query: Embeddings, gallery: Sides) -> PerQuery:
+        found: Evaluation = evaluate(query, gallery.gallery)
         return found.per_query(metric)
 
-    best = None if paragon is None else score(paragon, paragon)
-    return UpgradeScores(score(old, old), score(new, old), score(new, new), best)
+    crossing = new.query if link is None else link(new.query, side="query")
+    best = None if paragon is None else score(paragon.query, paragon)
+    return UpgradeScores(score(old.query, old), score(crossing, old), score(new.query, new), best)
 
 
 def verdict(
@@ -122,13 +138,14 @@ def evaluate_run(run: Run, *, paragon: Run | None = None, metric: str = RECALL_A
     """The verdict on a run whose anchor is the old model and whose student is the new one.
 
     The paragon is the student trained alone, of `paragon` where that is given, else of the run itself where
-    its recipe trains one. Trains what is not there yet. SpaceMismatch when the student is in another space.
+    its recipe trains one. An extended student's queries reach the old gallery by its link. Trains what is
+    not there yet. SpaceMismatch when the student is in another space.
     """
     source = paragon or (run if run.recipe.student.alone else None)
     alone = None if source is None else model_sides(source.alone, run.test)
-    return evaluate_upgrade(
-        anchor_sides(run.anchor, run.test), model_sides(run.student, run.test), alone, metric=metric
-    )
+    old, new = anchor_sides(run.anchor, run.test), model_sides(run.student, run.test)
+    link = link_to_anchor(run) if run.recipe.student.dimension == "extended" else None
+    return evaluate_upgrade(old, new, alone, link=link, metric=metric)
 
 
 def _gain(scores: UpgradeScores, paragon: PerQuery) -> float | None:

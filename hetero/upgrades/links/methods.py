@@ -12,11 +12,12 @@ from hetero.upgrades.links.fct import Fct
 from hetero.upgrades.links.method import Method
 from hetero.upgrades.links.mlp import Mlp
 from hetero.upgrades.links.orthogonal import LambdaOrthogonal
+from hetero.upgrades.links.prefix import Prefix
 from hetero.upgrades.links.procrustes import Procrustes
 from hetero.upgrades.links.slerp import Slerp
 from hetero_devices.errors import RecipeError
 
-AnyMethod = Procrustes | Affine | LambdaOrthogonal | Mlp | Fct | Slerp
+AnyMethod = Procrustes | Affine | LambdaOrthogonal | Mlp | Fct | Slerp | Prefix
 LinkMethod = Annotated[AnyMethod, Field(discriminator="kind")]
 
 METHODS: dict[str, type[Method]] = {
