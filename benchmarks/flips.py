@@ -31,9 +31,9 @@ from flips_grid import BASELINE, CLASSIFIERS, INDEPENDENT, NO_TREATMENT, RETRIEV
 from flips_table import Row, table, verdict
 from hetero.models import store
 from hetero.retrieval import PerQuery, negative_flip_bits
+from hetero.upgrades.sharing import fewest_flips
 from hetero_devices.errors import RecipeError
 
-TOLERATED = 0.005  # of error, where settings are chosen
 Words = tuple[str, ...]
 Task = tuple[str, ...]
 
@@ -53,13 +53,7 @@ def chosen(
         return settings[0]
     baseline = min(score(Setting(terms))[0] for terms in grid[next(iter(grid))])
     scores = [score(setting) for setting in settings]
-    return settings[_best(scores, baseline)]
-
-
-def _best(scores: Sequence[tuple[float, float]], baseline: float) -> int:
-    """The fewest flips within the tolerated error, else the smallest error."""
-    good = [i for i, (error, _) in enumerate(scores) if error <= baseline + TOLERATED]
-    return min(good, key=lambda i: scores[i][1]) if good else int(np.argmin([error for error, _ in scores]))
+    return settings[fewest_flips(scores, baseline)]
 
 
 # Classification
@@ -85,7 +79,7 @@ def interpolation(bench: Bench, fisher: bool) -> tuple[float, tuple[Bits, ...]]:
         new = bench.interpolation(0, share, "validation", fisher)["accuracy"]
         return 1 - new.mean, negative_flip_bits(old, new).mean
 
-    best = SHARES[_best([score(share) for share in SHARES], score(0.0)[0])]
+    best = SHARES[fewest_flips([score(share) for share in SHARES], score(0.0)[0])]
     return best, tuple(bench.interpolation(seed, best, "test", fisher) for seed in range(bench.options.seeds))
 
 

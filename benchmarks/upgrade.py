@@ -41,10 +41,11 @@ from hetero.runs.sides import Sides, anchor_sides, model_sides
 from hetero.upgrades.backfill.mixed import Upgrade, evaluate_mixed
 from hetero.upgrades.links import Link, fit_link
 from hetero.upgrades.links.method import Method
+from hetero.upgrades.links.prefix import Prefix
 from hetero_devices.errors import RecipeError
 from objectives_grid import Setting
 from objectives_table import Scores, values_of
-from upgrade_rows import ROWS, AnySetting, LinkSetting, side_information
+from upgrade_rows import ROWS, AnySetting, ExtendedSetting, LinkSetting, side_information
 from upgrade_table import UpgradeRow, fields, table
 
 COMMON: dict[str, tuple[str, ...]] = {
@@ -120,23 +121,30 @@ class Bench:
     def __init__(self, data: str, options: argparse.Namespace) -> None:
         self.data, self.options = data, options
         self.folder = results.WORK / "upgrade" / f"{data}-{options.scale}"
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[tuple[int, int], Run] = {}
 
-    def run(self, seed: int) -> Run:
-        """The run whose anchor is the old model of this seed, and whose students are new ones."""
-        if seed not in self._runs:
+    def run(self, seed: int, extra: int = 0) -> Run:
+        """The run whose anchor is the old model of this seed, and whose students are new ones.
+
+        extra: dimensions that these have beside the old model's.
+        """
+        if (seed, extra) not in self._runs:
             pairs = [*recipe_pairs(self.data, self.options), f"seed={seed}"]
             few = f"data.train_classes={old_classes(self.data, self.options)}"
             old = Run.open(self.folder / f"old{seed}", resolve(self.data, [*pairs, few]))
-            _ = old.whole_anchor
-            source = f"anchor.source={old.folder / 'anchor'}"
-            self._runs[seed] = Run.open(self.folder / f"seed{seed}", resolve(self.data, [*pairs, source]))
-        return self._runs[seed]
+            dim = old.whole_anchor.space.dim + extra
+            new = [*pairs, f"anchor.source={old.folder / 'anchor'}", f"student.network.dim={dim}"]
+            new += ["student.dimension=extended", "gates.criterion=false"] if extra else []
+            folder = self.folder / (f"seed{seed}-{extra}-more" if extra else f"seed{seed}")
+            self._runs[seed, extra] = Run.open(folder, resolve(self.data, new))
+        return self._runs[seed, extra]
 
     def prepare(self, seeds: int) -> None:
         """Train the old models and the paragons, and cache what the processes then only read."""
         for seed in track(range(seeds), f"{self.data}: old models", seeds):
             self.run(seed).cache_views()
+            for extra in {setting.extra for setting in extended(self.options)}:
+                self.run(seed, extra).cache_views()
             for split in ("validation", "test"):
                 self.old(seed, split)
                 self.independent(seed, split)
@@ -170,11 +178,14 @@ class Bench:
         )
 
     def _trained(self, setting: Setting, seed: int, split: sharing.Split) -> Scores:
-        run = self.run(seed)
+        run = self.run(seed, setting.extra if isinstance(setting, ExtendedSetting) else 0)
         fit = sharing.fit(run, split, setting.rate)
         model = run.student_by(setting.objective, fit, f"{setting.digest}-{split}")
-        new = model_sides(model, sharing.images(run, split))
-        cross = evaluate(new.query, self._old(seed, split).gallery)
+        new, old = model_sides(model, sharing.images(run, split)), self._old(seed, split)
+        query = new.query
+        if isinstance(setting, ExtendedSetting):
+            query = fit_link(Prefix(), new.query, old.query, holdout=0)(new.query)
+        cross = evaluate(query, old.gallery)
         return Scores(values_of(cross), values_of(evaluate(new.query, new.gallery)))
 
     def _linked(self, setting: LinkSetting, seed: int, split: sharing.Split) -> Scores:
@@ -226,6 +237,12 @@ def row(bench: Bench, name: str, seeds: int) -> UpgradeRow:
     best = settings[int(np.argmax(tried))]
     scores = tuple(bench.score(best, seed, "test") for seed in range(seeds))
     return UpgradeRow(name, str(best), scores)
+
+
+def extended(options: argparse.Namespace) -> list[ExtendedSetting]:
+    """The settings of extended networks in the rows asked for."""
+    asked = (setting for name in options.only for setting in ROWS[name])
+    return [setting for setting in asked if isinstance(setting, ExtendedSetting)]
 
 
 def _chosen_by(scores: Scores) -> float:

@@ -43,13 +43,28 @@ class LinkSetting:
         return f"{self.method.kind} {json.dumps(own)}" if own else self.method.kind
 
 
+@dataclass(frozen=True)
+class ExtendedSetting(Setting):
+    """A training of a network with dimensions beside the old space's, as BCT and BT2 have them."""
+
+    extra: int = 32
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name the setting's cells."""
+        return hashlib.sha256(f"{super().digest} {self.extra} more".encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, {self.extra} dimensions more"
+
+
 AnySetting = Setting | LinkSetting
 
 
-def _trained(*objectives: list[dict[str, Any]]) -> tuple[AnySetting, ...]:
+def _trained(*objectives: list[dict[str, Any]], kind: type[Setting] = Setting) -> tuple[AnySetting, ...]:
     """Two objectives at the data set's rate, the second also at twice the rate."""
     rates = ((objectives[0], 1.0), (objectives[-1], 1.0), (objectives[-1], 2.0))
-    return tuple(Setting(_objective.validate_python(terms), rate) for terms, rate in rates)
+    return tuple(kind(_objective.validate_python(terms), rate) for terms, rate in rates)
 
 
 def _links(kind: str, *changes: list[str]) -> tuple[AnySetting, ...]:
@@ -87,6 +102,7 @@ ROWS: dict[str, tuple[AnySetting, ...]] = {
     "BCT, synthesised prototypes": _bct(margin=0.2, unseen="synthesised"),
     "contrastive": _beside_own("cross_supcon", 0.3, 1),
     DEFAULT: _trained(_DEFAULT, _HEAVY),
+    "default, extended": _trained(_DEFAULT, _HEAVY, kind=ExtendedSetting),
     "BT2": _trained([{"term": "basis"}], [{"term": "basis", "pseudo": 1, "old": 5}]),
     "HOC": _trained([{"term": "hoc"}], [{"term": "hoc", "share": 0.5}]),
     "UGD": _trained([{"term": "ugd"}], [{"term": "ugd", "beta": 1.0}]),

@@ -17,8 +17,10 @@ from PIL import Image
 
 from hetero.cli.flips import command
 from hetero.cli.main import main
+from hetero.cli.upgrade import command as upgrade
 from hetero.models import store
 from hetero.models.opening import open_encoder
+from hetero.objectives.softmax import MarginSoftmaxConfig
 from hetero.recipes.resolve import resolve
 from hetero.report import read
 from hetero.retrieval import evaluate
@@ -166,7 +168,7 @@ def test_what_a_runner_left_is_searched_in_the_gallery_it_is_given(
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes, each on both sides of the split, as CSV; class d is not in `few.csv`."""
+    """Four classes, each on both sides of the split, as CSV; class d is not in `few.csv`, and alone in `last.csv`."""
     folder = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(0)
     lines = []
@@ -176,7 +178,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = (base + generator.integers(-30, 30, base.shape)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{name}{i}.png")
             lines.append(f"{name}{i}.png,{name},{'test' if i > 5 else 'train'}")
-    for file, kept in (("all.csv", "abcd"), ("few.csv", "abc")):
+    for file, kept in (("all.csv", "abcd"), ("few.csv", "abc"), ("last.csv", "d")):
         chosen = [line for line in lines if line[0] in kept]
         (folder / file).write_text("\n".join(["path,label,split", *chosen]) + "\n")
     return folder
@@ -251,6 +253,70 @@ def test_a_head_may_come_from_elsewhere(runs: tuple[Path, Path], photos: Path, t
     assert report.values["flips"]["pfr"]["value"] == 0
     with pytest.raises(ModelError, match="no class head"):
         compare(side, Wanted(runs[1]), tmp_path, images=images, classify=True)
+
+
+def test_an_ensemble_answers_together(runs: tuple[Path, Path], photos: Path, tmp_path: Path) -> None:
+    images = TestImages.of_source(str(photos / "all.csv"))
+    members = (runs[1] / "alone", runs[0] / "anchor", runs[0] / "alone")
+    with pytest.raises(ModelError, match="members 0 and 1 name other classes"):
+        compare(
+            Wanted(members[1]),
+            Wanted(members[0], members=members[1:]),
+            tmp_path,
+            images=images,
+            classify=True,
+        )
+    side = Wanted(members[1], members=members[2:])
+    assert side.name.endswith("anchor and 1 more")
+    together = compare(Wanted(members[1]), side, tmp_path, images=images, classify=True)
+    query = images.at(16).query
+    heads = [Head.load(folder) for folder in members[1:]]
+    logits = [
+        head.logits(store.load(folder).encoder.encode(query.images))
+        for head, folder in zip(heads, members[1:], strict=True)
+    ]
+    named = [heads[0].classes[k] for k in np.mean(logits, axis=0).argmax(1)]
+    right = [name == query.class_names[label] for name, label in zip(named, query.labels, strict=True)]
+    assert together.values["new"]["score"] == pytest.approx(np.mean(right))
+    searched = open_system(side, images, tmp_path)
+    assert searched.gallery is not None
+    assert searched.query.space == searched.gallery.space
+    assert searched.query.space.dim == 32
+    done = flips(
+        members[1], members[1], "--new-with", members[2], "--classify", "--queries", photos / "all.csv"
+    )
+    assert done.exit_code == 0
+    searched.query.save(tmp_path / "stored")
+    with pytest.raises(ModelError, match="only models that embed images form an ensemble"):
+        open_system(Wanted(tmp_path / "stored", members=members[1:]), images, tmp_path)
+
+
+def test_an_update_keeps_a_share_of_the_old_weights(
+    runs: tuple[Path, Path], photos: Path, tmp_path: Path
+) -> None:
+    old, source = runs[0] / "anchor", photos / "all.csv"
+    given = (f"data.source={source}", f"student.start={old / 'network.safetensors'}", f"anchor.source={old}")
+    run = Run.open(tmp_path / "tuned", resolve("demo", [*SMALL, *given]))
+    _ = run.student_by((MarginSoftmaxConfig(),), run.recipe.student.fit, "tuned")
+    new = run.folder / "tuned"
+    words = ["interpolate", old, new, "--images", source, "-o", tmp_path / "mixed"]
+
+    def say(*more: Any) -> Result:
+        return CliRunner().invoke(upgrade, [str(w) for w in (*words, *more)], catch_exceptions=False)
+
+    chosen = json.loads(say("--unseen", source, "--fisher", "--json").output)
+    assert [trial["share"] for trial in chosen["trials"]] == [i / 10 for i in range(10)]
+    assert chosen["share"] in {trial["share"] for trial in chosen["trials"]}
+    assert store.load(tmp_path / "mixed").classes == ("a", "b", "c", "d")
+    assert "with 40% of the old weights" in say("--share", "0.4").output
+    report = compare(
+        Wanted(old), Wanted(tmp_path / "mixed"), tmp_path / "work",
+        images=TestImages.of_source(str(source)), classify=True,
+    )  # fmt: skip
+    assert 0 <= report.values["flips"]["nfr"]["value"] <= 1
+    assert say().exit_code == say("--share", "0.4", "--unseen", source).exit_code == 2
+    with pytest.raises(DataError, match="the old model is right on none of these images"):
+        say("--unseen", photos / "last.csv")
 
 
 def test_flipped_queries_are_shown_beside_both_answers(

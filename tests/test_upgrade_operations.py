@@ -17,8 +17,9 @@ from hetero.models.encoder import embed
 from hetero.models.store import Model, define_space
 from hetero.retrieval import PerQuery, flips_by_class, mcnemar, negative_flips
 from hetero.upgrades.classifier import Head, accuracy, answers
-from hetero.upgrades.ensembles import Ensemble
+from hetero.upgrades.ensembles import Ensemble, EnsembleEncoder
 from hetero.upgrades.interpolation import between, fisher_diagonal, interpolated, recalibrated, soup
+from hetero.upgrades.sharing import Trial, chosen, fewest_flips
 from hetero_devices.errors import DataError, ModelError
 from hetero_devices.space import Preprocessing
 
@@ -82,6 +83,31 @@ def test_an_ensemble_votes_by_its_mean() -> None:
         Ensemble([model(0), model(1, ("a", "b", "x"))])
     with pytest.raises(ModelError, match="at least one"):
         Ensemble([])
+
+
+def test_an_ensemble_searches_by_the_mean_of_its_members_cosines() -> None:
+    members, pictures = [model(0), model(1)], images()
+    encoder = EnsembleEncoder([m.encoder for m in members])
+    together = embed(encoder, pictures)
+    together.check()  # of unit length
+    each = [embed(m.encoder, pictures).vectors for m in members]
+    mean = np.mean([v @ v.T for v in each], axis=0)
+    np.testing.assert_allclose(together.vectors @ together.vectors.T, mean, atol=1e-5)
+    assert encoder.space.dim == sum(m.space.dim for m in members)
+    assert encoder.space != EnsembleEncoder([m.encoder for m in members[::-1]]).space
+    small = replace(members[1].deploy.preprocessing, size=8)
+    other = replace(members[1], deploy=Deploy(members[1].deploy.network, small))
+    with pytest.raises(ModelError, match="members 0 and 1 take images of another size"):
+        EnsembleEncoder([members[0].encoder, other.encoder])
+
+
+def test_the_fewest_flips_within_the_tolerated_error() -> None:
+    trials = [(0.30, 0.08), (0.304, 0.05), (0.32, 0.01)]
+    assert fewest_flips(trials, 0.30) == 1
+    assert fewest_flips(trials, 0.30, 0.02) == 2
+    assert fewest_flips(trials, 0.20) == 0  # none is good enough: the smallest error
+    found = chosen([Trial(0.0, *trials[0]), Trial(0.3, *trials[1]), Trial(0.6, *trials[2])])
+    assert found.share == 0.3
 
 
 def test_between_worked_by_hand() -> None:

@@ -27,6 +27,13 @@ def side_options(command: F) -> F:
     for side in ("new", "old"):
         for option in (
             click.option(
+                f"--{side}-with",
+                type=_path,
+                multiple=True,
+                metavar="MODEL",
+                help=f"A further model that answers together with {side.upper()}; repeatable.",
+            ),
+            click.option(
                 f"--{side}-head", type=_path, help=f"Trained model that names {side.upper()}'s classes."
             ),
             click.option(f"--{side}-gallery", type=_path, help=f"As --gallery, of {side.upper()} alone."),
@@ -71,7 +78,8 @@ def command(old: Path, new: Path, as_json: bool, **options: Any) -> None:
     OLD and NEW are runs, trained models' folders, bundles, embeddings as `hetero embed` writes them, or the
     vectors that a device's runner left. So the same command compares versions, float with int8, and devices.
     Without a gallery a run searches its anchor's, a model or bundle its own. With --classify the
-    classes are compared that each model's head names.
+    classes are compared that each model's head names. Models that answer together are an ensemble: they vote
+    by the mean of their cosines, and search what they embed together.
 
     Says NFR, PFR, relative NFR and NFI with intervals, McNemar's test, each class, and shows the flipped
     queries with what both systems found. Exit code 1 if --max-nfr is exceeded.
@@ -82,6 +90,7 @@ def command(old: Path, new: Path, as_json: bool, **options: Any) -> None:
       hetero flips runs/v1 runs/v1 --new-precision int8
       hetero flips v1/bundle v1/bundle --queries omniglot --gallery cloud/test --new-on pixel-8
       hetero flips v1/anchor v2/student --classify --queries photos
+      hetero flips v1/anchor v2/a --new-with v2/b --new-with v2/c --classify --queries photos
     """
     if options["by_interval"] and options["max_nfr"] is None:
         raise click.UsageError("--by-interval gates nothing without --max-nfr")
@@ -129,6 +138,7 @@ def _wanted(path: Path, side: str, options: dict[str, Any]) -> Any:
         options[f"{side}_on"],
         options[f"{side}_gallery"] or options["gallery"],
         options[f"{side}_head"],
+        options[f"{side}_with"],
     )
 
 

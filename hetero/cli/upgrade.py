@@ -6,6 +6,7 @@ import click
 
 from hetero.cli.evaluate import command as evaluate
 from hetero.cli.graph import graph
+from hetero.cli.interpolate import interpolate
 from hetero.cli.link import command as link
 from hetero.cli.migration import COMMANDS
 
@@ -15,8 +16,8 @@ def command() -> None:
     """A new model beside an old gallery: what it is worth, links between spaces, re-embedding in peace.
 
     `evaluate` and `graph` say which models still find their way in which galleries; `link` fits a map between
-    two spaces; `plan` to `rollback` move a gallery, whose old version stays live until every image has a new
-    vector. --json is per verb.
+    two spaces; `interpolate` mixes an old classifier with its fine-tuned successor; `plan` to `rollback`
+    move a gallery, whose old version stays live until every image has a new vector. --json is per verb.
 
     \b
     Example:
@@ -30,5 +31,5 @@ def command() -> None:
     """
 
 
-for each in (evaluate, graph, link, *COMMANDS):
+for each in (evaluate, graph, interpolate, link, *COMMANDS):
     command.add_command(each)

@@ -16,6 +16,7 @@ from hetero.models.opening import open_encoder
 from hetero.retrieval.codecs import load_gallery
 from hetero.runs.run import Run
 from hetero.upgrades.classifier import Head
+from hetero.upgrades.ensembles import EnsembleEncoder, joined
 from hetero.upgrades.pictures import TestImages
 from hetero_devices.bundle import MANIFEST, Bundle
 from hetero_devices.devices import build, embed_in_shards
@@ -37,6 +38,7 @@ class Wanted:
     with query/ and gallery/), or what a device's runner left. format, precision: of a bundle; of a run they
     ask for its bundle instead of its student in torch. device: where the bundle runs; None is this process.
     gallery: stored embeddings to search among. head: folder of a trained model whose classes are named.
+    members: further models that answer together with this one, as an ensemble.
     """
 
     path: Path
@@ -45,11 +47,13 @@ class Wanted:
     device: str | None = None
     gallery: Path | None = None
     head: Path | None = None
+    members: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
         """How a report calls it."""
-        parts = (self.format, self.precision, self.device and f"on {self.device}")
+        more = f"and {len(self.members)} more" if self.members else None
+        parts = (self.format, self.precision, self.device and f"on {self.device}", more)
         path = self.path if self.path.name else self.path.resolve()
         return " ".join([f"{path.parent.name}/{path.name}".lstrip("/"), *filter(None, parts)])
 
@@ -92,7 +96,7 @@ def open_system(wanted: Wanted, images: TestImages | None, work: Path, *, classi
 
 
 def _gallery(wanted: Wanted, encoder: Embed, images: ImageSet) -> Embeddings:
-    if is_run(wanted.path):
+    if is_run(wanted.path) and not wanted.members:
         return Run.existing(wanted.path).anchor.embed("test", images)
     return encoder(images)
 
@@ -115,14 +119,21 @@ def embedder(wanted: Wanted, work: Path) -> tuple[Embed, int]:
     if is_run(path):
         chosen = wanted.format or wanted.precision or wanted.device
         path = path / ("bundle" if chosen else "student")
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file() and not wanted.members:
         return _of_bundle(Bundle.open(path), wanted, work)
     if wanted.format or wanted.precision or wanted.device:
         raise ModelError(
             f"{path} is no bundle: only a bundle has formats and precisions, and runs on devices"
         )
     encoder = open_encoder(path)
+    if wanted.members:
+        encoder = EnsembleEncoder([encoder, *(open_encoder(_model(member)) for member in wanted.members)])
     return lambda images: embed(encoder, images), encoder.preprocessing.size
+
+
+def _model(path: Path) -> Path:
+    """Of a run its student."""
+    return path / "student" if is_run(path) else path
 
 
 def _of_bundle(bundle: Bundle, wanted: Wanted, work: Path) -> tuple[Embed, int]:
@@ -143,6 +154,8 @@ def _of_bundle(bundle: Bundle, wanted: Wanted, work: Path) -> tuple[Embed, int]:
 
 
 def _stored(wanted: Wanted, images: TestImages | None, classify: bool) -> System:
+    if wanted.members:
+        raise ModelError(f"{wanted.path} holds vectors: only models that embed images form an ensemble")
     if wanted.format or wanted.precision or wanted.device:
         raise ModelError(f"{wanted.path} holds vectors: only a bundle has a format, a precision and a device")
     head = Head.load(wanted.head) if classify and wanted.head else None
@@ -174,10 +187,12 @@ def _returned(path: Path, gallery: Embeddings | None, images: TestImages | None)
 
 
 def _head(wanted: Wanted) -> Head:
-    """The given head, else the model's own: of a run its student's."""
+    """The given head, else the model's own: of a run its student's, of an ensemble all of them."""
     if wanted.head:
         return Head.load(wanted.head)
-    folder = wanted.path / "student" if is_run(wanted.path) else wanted.path
-    if not (folder / store.DESCRIPTION).is_file():
-        raise ModelError(f"{wanted.path} has no class head: name a trained model that has one as its head")
-    return Head.load(folder)
+    heads = []
+    for path in (wanted.path, *wanted.members):
+        if not (_model(path) / store.DESCRIPTION).is_file():
+            raise ModelError(f"{path} has no class head: name a trained model that has one as its head")
+        heads.append(Head.load(_model(path)))
+    return joined(heads)
