@@ -43,10 +43,12 @@ BASE = {
     "caltech101": ("data.validation_share=0.2",),
 }
 FIT: dict[str, dict[str, tuple[int, int]]] = {
-    "cifar100": {"default": (1500, 64), "full": (40000, 256), "trial": (4, 64)},
-    "caltech101": {"default": (600, 64), "full": (10000, 64), "trial": (4, 64)},
+    "cifar100": {"default": (1000, 64), "full": (40000, 256), "trial": (4, 64)},
+    "caltech101": {"default": (500, 64), "full": (10000, 64), "trial": (4, 64)},
 }
 """Steps and batch of every version."""
+
+SIZE = {("caltech101", "trial"): ["data.size=32"], ("caltech101", "default"): ["data.size=48"]}
 
 TOWARDS = ("last", "all")
 METRICS = (RECALL_AT_1, MAP)
@@ -81,8 +83,7 @@ class Series:
         for each in ("anchor", "student"):
             pairs += [f"{each}.fit.steps={steps}", f"{each}.fit.batch={batch}"]
         pairs += sharing.given(self.options)
-        if self.options.scale == "trial" and self.data == "caltech101":
-            pairs.append("data.size=32")
+        pairs += SIZE.get((self.data, self.options.scale), [])
         recipe = resolve(self.data, [*pairs, *self._old(version)])
         student = recipe.student.model_copy(update={"objective": UPGRADE_OBJECTIVE})
         return Run.open(self._home(version), recipe.model_copy(update={"student": student}))

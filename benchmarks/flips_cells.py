@@ -45,7 +45,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "trial": ("student.fit.steps=4", "anchor.fit.steps=4", "student.views=1", "anchor.fit.precision=fp32"),
 }
 NETWORK = {"default": "elastic-xs", "full": "residual-m", "trial": "elastic-xs"}
-STEPS = {"default": {CIFAR: 4000, "omniglot": 1500}, "full": {CIFAR: 40000, "omniglot": 30000}}
+STEPS = {"default": {CIFAR: 2500, "omniglot": 1500}, "full": {CIFAR: 40000, "omniglot": 30000}}
 OF_DATA = {
     CIFAR: ("data.protocol=leave-one-out", "data.validation_share=0.1"),
     "omniglot": (

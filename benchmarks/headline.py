@@ -13,11 +13,9 @@ the paragon. Everything on test classes. Writes results/headline.{json,md}; cont
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +29,7 @@ from hetero.recipes.resolve import resolve
 from hetero.report import wording
 from hetero.retrieval import MAP, RECALL_AT_1, Estimate, Evaluation, bootstrap, evaluate, paired_difference
 from hetero.runs import Run
-from hetero_devices.files import atomic_directory, read_json, write_json
+from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Embeddings
 from hetero_export.loop import export_run
 from search_budgets import RATIOS
@@ -89,15 +87,8 @@ class Bench:
             f"anchor.source={self.searched.anchor}",
         ]
         run = Run.open(self.folder / f"{ratio}x", resolve(self.data, given))
-        self._share_views(run.folder / "anchor" / "views")
+        sharing.share_views(self.run, run.folder)
         return run
-
-    def _share_views(self, target: Path) -> None:
-        """The same views of the anchor as in the search, not embedded again; others are refused when read."""
-        source = self.run.folder / "anchor" / "views"
-        if source.is_dir() and not target.exists():
-            with atomic_directory(target) as temporary:
-                shutil.copytree(source, temporary, dirs_exist_ok=True)
 
     def rows(self, ratio: int) -> list[Row]:
         """The budget's int8 artefacts, scored; done once."""

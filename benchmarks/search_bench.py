@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,11 @@ VALIDATION = {"omniglot": "data.validation_share=0.1", "caltech101": "data.valid
 class Bench:
     """One data set and seed: anchor, supernet, searches, and every student trained for them."""
 
-    def __init__(self, data: str, seed: int, options: argparse.Namespace) -> None:
-        self.data, self.seed, self.options = data, seed, options
+    def __init__(
+        self, data: str, seed: int, options: argparse.Namespace, changes: Sequence[str] = ()
+    ) -> None:
+        """changes: of the recipe, beside those of the benchmark."""
+        self.data, self.seed, self.options, self.changes = data, seed, options, tuple(changes)
         self.folder = results.WORK / "search" / f"{data}-{options.scale}"
 
     @cached_property
@@ -136,7 +140,7 @@ class Bench:
         given = [*SPACE, *COMMON[scale], *OF_DATA[self.data][scale], VALIDATION[self.data]]
         given += [f"{part}.fit.device={options.device}" for part in ("anchor", "student", "search")]
         given += [f"data.root={options.root}"] if options.root else []
-        given += [f"seed={self.seed}", *changes, f"anchor.source={self.anchor}"]
+        given += [f"seed={self.seed}", *self.changes, *changes, f"anchor.source={self.anchor}"]
         return open_search(self.folder / f"seed{self.seed}", resolve(self.data, given), name)
 
     def winner(self, how: str, budget: Budget) -> Family | None:

@@ -170,7 +170,11 @@ def _costs(costs: Sequence[Cost]) -> list[str]:
 
 def tau(ranking: Ranking, score: str) -> float:
     """Kendall's rank correlation of a score with what retraining gave."""
-    pairs = [(each[score], each["retrained"]) for each in ranking]
+    return correlation([(each[score], each["retrained"]) for each in ranking])
+
+
+def correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Kendall's tau of both columns."""
     return float(kendalltau(*zip(*pairs, strict=True)).statistic)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
@@ -17,6 +18,7 @@ from hetero.progress import track
 from hetero.recipes.resolve import resolve
 from hetero.runs import Run
 from hetero.training.optimizer import FitConfig
+from hetero_devices.files import atomic_directory
 
 Split = Literal["validation", "test"]
 Task = tuple[Callable[..., None], tuple[Any, ...]]
@@ -82,6 +84,17 @@ def anchor(folder: Path, data: str, options: argparse.Namespace, recipe: Sequenc
     if data in brought:
         return str(Path(brought[data]).resolve())
     return _trained(folder / "space", data, (*recipe, *given(options, ["anchor"])))
+
+
+def share_views(source: Run, target: Path) -> None:
+    """Copy the anchor's cached views to another run's folder, so that they are not embedded again.
+
+    A run that needs other views refuses these when it reads them.
+    """
+    views = Path("anchor", "views")
+    if (source.folder / views).is_dir() and not (target / views).exists():
+        with atomic_directory(target / views) as temporary:
+            shutil.copytree(source.folder / views, temporary, dirs_exist_ok=True)
 
 
 @cache
