@@ -1,9 +1,9 @@
 """Backfilling: what each order brings, and a Milvus migration of 100,000 vectors that is killed three times.
 
 Curves. A small old model (elastic-xs, a short training) and a larger new one (residual-s) on Omniglot (unseen
-alphabets) and Caltech-101 (classes 50-99). The new model is trained twice: towards the old one (BCT: old and
-new vectors in one index) and alone (two spaces: two searches, merged by quantile or calibrated score).
-Gallery: every test image. Half of a sample of queries is the log of the order `traffic`, the other half is
+alphabets) and Caltech-101 (classes 50-99). The new model is trained twice: towards the old one by the
+library's default for upgrades (one space: old and new vectors in one index), and alone (two spaces: two
+searches, merged by quantile or calibrated score). Gallery: every test image. Half of a sample of queries is the log of the order `traffic`, the other half is
 scored. No order is chosen here: every one is shown on test classes.
 
 Migration. Random vectors in a Milvus Lite file; `hetero upgrade apply` is killed by SIGKILL after about a

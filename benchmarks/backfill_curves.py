@@ -30,7 +30,7 @@ from hetero_devices.space import Embeddings
 DATA = ("omniglot", "caltech101")
 METRICS = (MAP, RECALL_AT_1)
 KINDS: dict[str, tuple[bool, Merge]] = {
-    "one space (BCT)": (True, "quantile"),
+    "one space": (True, "quantile"),
     "two spaces, by quantile": (False, "quantile"),
     "two spaces, calibrated": (False, "calibrated"),
 }
@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[bool, Merge]] = {
 _PAIR = (
     "anchor.network=elastic-xs",
     "student.network=residual-s",
-    "student.objective=[{term: margin_softmax}, {term: frozen_head}]",
+    sharing.UPGRADE,
     "student.views=1",
 )
 OF_SCALE = {

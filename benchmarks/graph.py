@@ -15,7 +15,6 @@ command continues.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ import results
 import sharing
 import upgrade
 from hetero import report as reports
-from hetero.recipes.builtin import UPGRADE_OBJECTIVE
 from hetero.recipes.resolve import resolve
 from hetero.report.markdown import render
 from hetero.runs import Run
@@ -88,8 +86,7 @@ class Bench:
             "student.fit.precision=bf16",
             "student.alone=true",
         ]
-        terms = json.dumps([term.model_dump(mode="json") for term in UPGRADE_OBJECTIVE])
-        return self.run("v2-cloud", *changes, f"student.objective={terms}")
+        return self.run("v2-cloud", *changes, sharing.UPGRADE)
 
     def second(self, cloud: Run) -> Run:
         """Version 2: the new cloud, and a phone's student of it."""

@@ -167,8 +167,8 @@ _INTRODUCTION = """# Paths of a supernet
 
 Omniglot, validation classes, Recall@1 of a candidate's queries in the anchor's gallery. {count} random
 architectures, {each} inside each budget of 20, 40, 80 and 160 times fewer operations than the anchor, each
-trained from scratch for {steps} steps; supernets of {supernet} steps. Kendall's τ of a score with the score after
-training. Inside one budget there are {each} architectures, so its τ is coarse; one seed.
+trained from scratch for {steps} steps; supernets of {supernet} steps. Kendall's τ of a score with the score
+after training. Inside one budget there are {each} architectures, so its τ is coarse; one seed.
 
 """
 

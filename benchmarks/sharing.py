@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +16,7 @@ import torch
 
 from hetero.data import QueryGallery, protocol
 from hetero.progress import track
+from hetero.recipes.builtin import UPGRADE_OBJECTIVE
 from hetero.recipes.resolve import resolve
 from hetero.runs import Run
 from hetero.training.optimizer import FitConfig
@@ -22,6 +24,9 @@ from hetero_devices.files import atomic_directory
 
 Split = Literal["validation", "test"]
 Task = tuple[Callable[..., None], tuple[Any, ...]]
+
+UPGRADE = f"student.objective={json.dumps([term.model_dump(mode='json') for term in UPGRADE_OBJECTIVE])}"
+"""A student that is an upgrade: the library's default towards its old model, as a change of any recipe."""
 
 SWEEP = 0.4
 """Share of the steps that a setting is trained for while settings are compared on validation images."""

@@ -293,10 +293,11 @@ _INTRODUCTION = """# Upgrades: new queries, an old gallery
 
 Percent, with 95 % bootstrap intervals over {seeds} training seeds and over test classes. Query model before
 gallery model. The criterion is that new/old beats old/old, with the whole interval of the difference above
-zero. Gain: the part of the paragon's advantage that new/old brings; tax: what new/new lacks to the
-paragon, in points. NFR: queries that old/old answers and new/old does not, at Recall@1. Of each row's
-settings, trained for {share} of the steps, the one with the best mean of new/old and new/new mAP on
-validation images (seed 0) is shown. Links serve a new model trained alone, so their new/new is the paragon's.
+zero; it is said of Recall@1 and of mAP. Gain: the part of the paragon's advantage that new/old brings; tax:
+what new/new lacks to the paragon, in points. NFR: queries that old/old answers and new/old does not, at
+Recall@1. Of each row's settings, trained for {share} of the steps, the one with the best mean of new/old and
+new/new mAP on validation images (seed 0) is shown. Links serve a new model trained alone, so their new/new is
+the paragon's.
 FCT converts the old gallery, by 64 principal components of the pixels as side information. Rank merge is
 shown with half of the gallery re-embedded, where every other row has re-embedded nothing.
 """
