@@ -3,8 +3,9 @@
 Curves. A small old model (elastic-xs, a short training) and a larger new one (residual-s) on Omniglot (unseen
 alphabets) and Caltech-101 (classes 50-99). The new model is trained twice: towards the old one by the
 library's default for upgrades (one space: old and new vectors in one index), and alone (two spaces: two
-searches, merged by quantile or calibrated score). Gallery: every test image. Half of a sample of queries is the log of the order `traffic`, the other half is
-scored. No order is chosen here: every one is shown on test classes.
+searches, merged by quantile or calibrated score). Gallery: every test image. Half of a sample of queries is
+the log of the order `traffic`, the other half is scored. No order is chosen here: every one is shown on test
+classes.
 
 Migration. Random vectors in a Milvus Lite file; `hetero upgrade apply` is killed by SIGKILL after about a
 quarter, half and three quarters, then completed, compared row by row, and rolled back.
@@ -60,7 +61,8 @@ def _write(options: argparse.Namespace, fields: dict[str, Any], page: str) -> No
 
 def _options() -> argparse.Namespace:
     parser = sharing.parser(__doc__, _SEEDS, backfill_curves.DATA)
-    parser.add_argument("--seeds", type=int, help="trainings of each pair  [default: of the scale]")
+    sharing.trainings(parser)
+    parser.set_defaults(seeds=None)  # of the scale
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS))
     options = parser.parse_args()
     options.seeds = options.seeds or _SEEDS[options.scale]

@@ -14,7 +14,6 @@ import results
 import sharing
 from hetero.data.imageset import ImageSet
 from hetero.models.encoder import embed
-from hetero.progress import track
 from hetero.recipes.resolve import resolve
 from hetero.report.markdown import section
 from hetero.report.table import Table, row_of
@@ -58,7 +57,7 @@ OF_DATA = {
         "trial": ("data.size=32",),
     },
 }
-_POINTS = {"default": 21, "full": 41, "trial": 3}
+_POINTS = {"default": 11, "full": 41, "trial": 3}
 _QUERIES = {"default": 3000, "full": 10_000, "trial": 200}
 _GALLERY = {"default": 100_000, "full": 100_000, "trial": 800}
 
@@ -146,16 +145,26 @@ class Bench:
 
 def carry_out(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """(page, fields) of every data set; pictures go beside the results."""
+    places = [(data, seed, options) for data in options.data for seed in range(options.seeds)]
+    sharing.side_by_side([(_measure, place) for place in places], options, "trainings and curves")
     pages, fields = [], {}
     for data in options.data:
         benches = [Bench(data, seed, options) for seed in range(options.seeds)]
         cells = [(kind, name) for kind in KINDS for name in ORDERS]
-        rows = [_row(benches, *cell) for cell in track(cells, f"curves of {data}", len(cells))]
+        rows = [_row(benches, *cell) for cell in cells]
         before = {m: [bench.old_system(m) for bench in benches] for m in METRICS}
         pages += [section(_table(data, metric, rows, before[metric])) + "\n" for metric in METRICS]
         fields[data] = _fields(rows, before)
         _draw(options, data, rows, before[MAP])
     return "\n".join(pages), fields
+
+
+def _measure(data: str, seed: int, options: argparse.Namespace) -> None:
+    """One data set and seed: what takes long, left on disk."""
+    bench = Bench(data, seed, options)
+    for kind in KINDS:
+        for name in ORDERS:
+            bench.curves(kind, name)
 
 
 def _row(benches: list[Bench], kind: str, name: OrderName) -> Row:

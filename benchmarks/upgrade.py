@@ -76,7 +76,7 @@ COMMON: dict[str, tuple[str, ...]] = {
 }
 OF_DATA: dict[str, dict[str, tuple[str, ...]]] = {
     "cifar100": {
-        "default": ("anchor.fit.steps=2000", "student.fit.steps=2500"),
+        "default": ("anchor.fit.steps=1500", "student.fit.steps=1500"),
         "full": ("anchor.fit.steps=40000", "student.fit.steps=40000"),
         "trial": (),
     },

@@ -73,9 +73,9 @@ def _links(kind: str, *changes: list[str]) -> tuple[AnySetting, ...]:
 
 _OWN: dict[str, Any] = {"term": "margin_softmax"}
 _DEFAULT = [term.model_dump(mode="json") for term in UPGRADE_OBJECTIVE]
-_HEAVY: list[dict[str, Any]] = [
+_LIGHT: list[dict[str, Any]] = [
     _DEFAULT[0],
-    *({**term, "weight": 3 * term["weight"]} for term in _DEFAULT[1:]),
+    *({**term, "weight": term["weight"] / 3} for term in _DEFAULT[1:]),
 ]
 
 DEFAULT, MERGE = "default", "rank merge"
@@ -100,9 +100,9 @@ ROWS: dict[str, tuple[AnySetting, ...]] = {
     "BCT": _bct(normalised=False),
     "BCT, normalised head": _bct(margin=0.2),
     "BCT, synthesised prototypes": _bct(margin=0.2, unseen="synthesised"),
-    "contrastive": _beside_own("cross_supcon", 0.3, 1),
-    DEFAULT: _trained(_DEFAULT, _HEAVY),
-    "default, extended": _trained(_DEFAULT, _HEAVY, kind=ExtendedSetting),
+    "contrastive": _beside_own("cross_supcon", 1, 10),
+    DEFAULT: _trained(_LIGHT, _DEFAULT),
+    "default, extended": _trained(_LIGHT, _DEFAULT, kind=ExtendedSetting),
     "BT2": _trained([{"term": "basis"}], [{"term": "basis", "pseudo": 1, "old": 5}]),
     "HOC": _trained([{"term": "hoc"}], [{"term": "hoc", "share": 0.5}]),
     "UGD": _trained([{"term": "ugd"}], [{"term": "ugd", "beta": 1.0}]),
