@@ -33,7 +33,6 @@ import sharing
 from hetero.data import load
 from hetero.data.named import alphabet
 from hetero.models.encoder import embed
-from hetero.progress import track
 from hetero.recipes.resolve import changed, resolve
 from hetero.retrieval import MAP, Evaluation, evaluate
 from hetero.runs import Run
@@ -139,15 +138,16 @@ class Bench:
             self._runs[seed, extra] = Run.open(folder, resolve(self.data, new))
         return self._runs[seed, extra]
 
-    def prepare(self, seeds: int) -> None:
-        """Train the old models and the paragons, and cache what the processes then only read."""
-        for seed in track(range(seeds), f"{self.data}: old models", seeds):
-            self.run(seed).cache_views()
-            for extra in {setting.extra for setting in extended(self.options)}:
-                self.run(seed, extra).cache_views()
-            for split in ("validation", "test"):
-                self.old(seed, split)
-                self.independent(seed, split)
+    def prepare(self, seed: int) -> None:
+        """Train the old model and the paragon of a seed, and cache what other processes then only read."""
+        self.run(seed).cache_views()
+        for extra in {setting.extra for setting in extended(self.options)}:
+            run = self.run(seed, extra)
+            sharing.share_views(self.run(seed), run.folder)
+            run.cache_views()
+        for split in ("validation", "test"):
+            self.old(seed, split)
+            self.independent(seed, split)
 
     def old(self, seed: int, split: sharing.Split) -> Scores:
         """old/old, on both sides of the pair."""
@@ -258,10 +258,16 @@ def _bench(data: str, words: tuple[str, ...]) -> Bench:
 
 def train_all(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     """Train and score every row; the cells are read again afterwards."""
-    for data in options.data:
-        _bench(data, words).prepare(options.seeds)
-    tasks = [(_work, (data, name, words)) for name in options.only for data in options.data]
+    places = [(data, seed, words) for seed in range(options.seeds) for data in options.data]
+    sharing.side_by_side([(_prepare, place) for place in places], options, "old models and paragons")
+    tasks: list[sharing.Task] = [
+        (_work, (data, name, words)) for name in options.only for data in options.data
+    ]
     sharing.side_by_side(tasks, options, "upgrade")
+
+
+def _prepare(data: str, seed: int, words: tuple[str, ...]) -> None:
+    _bench(data, words).prepare(seed)
 
 
 def _work(data: str, name: str, words: tuple[str, ...]) -> None:
