@@ -1,6 +1,6 @@
 """Which paths should train a supernet? How its scores rank networks, by the rule that drew its candidates.
 
-Omniglot. One supernet a rule (`search.paths.rule`), all of the same steps, and the same random architectures
+Omniglot. One supernet a rule (`search.paths`), all of the same steps, and the same random architectures
 within each of four budgets, 20 to 160 times fewer multiply-accumulates than the anchor. Each architecture is
 also trained from scratch. Kendall's tau says how well the supernet's scores order what training brings, over
 all budgets and, what a search needs, inside one. Everything on validation classes, since a rule is chosen by
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +31,17 @@ import search_table
 import sharing
 from hetero.report import wording
 from hetero.retrieval import RECALL_AT_1
-from hetero.search.paths import Paths
 from hetero.search.scoring import Scores, score_network
 from hetero.search.space import Architecture
 from hetero_devices.files import read_json, write_json
 from search_budgets import RATIOS
 
-RULES: tuple[str, ...] = get_args(Paths.model_fields["rule"].annotation)
+RULES: dict[str, tuple[str, ...]] = {
+    "single": ("search.paths.rule=single",),
+    "shrinking": ("search.paths.rule=single", "search.paths.shrinking=0.5"),
+    "sandwich": ("search.paths.rule=sandwich",),
+}
+FIRST = "single"  # whose folder also holds the networks trained from scratch
 EACH = {"default": 4, "full": 12, "trial": 2}  # architectures a budget
 STEPS = {"default": 700, "full": 20000, "trial": 4}  # of each from scratch
 DATA = "omniglot"
@@ -54,11 +58,11 @@ class Pair:
 
 
 class Bench(search_bench.Bench):
-    """One rule's supernet. The networks trained from scratch stand in the folder of the first rule."""
+    """One rule's supernet."""
 
     def __init__(self, rule: str, options: argparse.Namespace) -> None:
         anchor = search_bench.Bench(DATA, 0, options).anchor
-        super().__init__(DATA, 0, options, (f"search.paths.rule={rule}",))
+        super().__init__(DATA, 0, options, RULES[rule])
         self.anchor = anchor
         self.folder = results.WORK / "paths" / f"{DATA}-{options.scale}" / rule
 
@@ -102,23 +106,23 @@ def _bench(rule: str, words: tuple[str, ...]) -> Bench:
 
 def _prepare(rule: str, words: tuple[str, ...]) -> None:
     bench = _bench(rule, words)
-    if rule != RULES[0]:
-        sharing.share_views(_bench(RULES[0], words).run, bench.run.folder)
+    if rule != FIRST:
+        sharing.share_views(_bench(FIRST, words).run, bench.run.folder)
     bench.prepare()
 
 
 def _train(index: int, words: tuple[str, ...]) -> None:
-    _bench(RULES[0], words).from_scratch(index)
+    _bench(FIRST, words).from_scratch(index)
 
 
 def pairs(words: tuple[str, ...]) -> dict[str, list[Pair]]:
     """By rule; trained where it is missing."""
     options = _options(words)
-    _bench(RULES[0], words).run.cache_views()
+    _bench(FIRST, words).run.cache_views()
     sharing.side_by_side([(_prepare, (rule, words)) for rule in RULES], options, "supernets")
     count = len(RATIOS) * EACH[options.scale]
     sharing.side_by_side([(_train, (index, words)) for index in range(count)], options, "from scratch")
-    first = _bench(RULES[0], words)
+    first = _bench(FIRST, words)
     trained = [first.from_scratch(index) for index in range(count)]
     return {rule: _scored(_bench(rule, words), trained) for rule in RULES}
 
@@ -178,7 +182,7 @@ def main() -> None:
     options = _options(words)
     torch.set_num_threads(1)
     found = pairs(words)
-    fit = _bench(RULES[0], words).search.config.fit
+    fit = _bench(FIRST, words).search.config.fit
     each = EACH[options.scale]
     page = _INTRODUCTION.format(
         count=len(RATIOS) * each, each=each, steps=STEPS[options.scale], supernet=fit.steps

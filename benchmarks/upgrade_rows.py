@@ -99,7 +99,6 @@ ROWS: dict[str, tuple[AnySetting, ...]] = {
     "L2": _beside_own("l2_regression", 1, 10),
     "BCT": _bct(normalised=False),
     "BCT, normalised head": _bct(margin=0.2),
-    "BCT, synthesised prototypes": _bct(margin=0.2, unseen="synthesised"),
     "contrastive": _beside_own("cross_supcon", 1, 10),
     DEFAULT: _trained(_LIGHT, _DEFAULT),
     "default, extended": _trained(_LIGHT, _DEFAULT, kind=ExtendedSetting),

@@ -125,33 +125,6 @@ def test_a_sandwich_step_has_the_largest_first_and_the_smallest_last(space: Elas
     torch.testing.assert_close(torch.cat(found), supernet(images))
 
 
-def test_graded_paths_are_as_often_small_as_large(space: ElasticSpace) -> None:
-    paths = Paths(rule="graded", between=1)
-    torch.manual_seed(0)
-    drawn = np.array([[sum(each.genes) for each in paths.draw(space, 0)] for _ in range(400)])
-    uniform = [sum(space.sample(np.random.default_rng(i)).genes) for i in range(400)]
-    assert drawn.shape == (400, 2)
-    assert drawn[:, 0].mean() > drawn[:, 1].mean()  # the parts: first the larger, then the smaller
-    assert np.quantile(drawn, 0.1) < np.quantile(uniform, 0.01)  # small candidates, which uniform paths miss
-    assert paths.draw(space, 0) != paths.draw(space, 0)
-
-
-def test_graded_paths_keep_above_a_floor(space: ElasticSpace) -> None:
-    paths = Paths(rule="graded", shrinking=0.5, steps=100)
-    assert set(paths.draw(space, 0)) == {space.largest()}
-    lowest = np.array(space.smallest(0.5).genes)
-    for _ in range(50):
-        assert all((np.array(each.genes) >= lowest)[[0, 1]].all() for each in paths.draw(space, 25))
-
-
-def test_only_a_sandwich_teaches_by_its_first_candidate() -> None:
-    assert {rule: Paths(rule=rule).taught for rule in ("single", "sandwich", "graded")} == {
-        "single": False,
-        "sandwich": True,
-        "graded": False,
-    }
-
-
 def test_shrinking_begins_with_the_largest(space: ElasticSpace) -> None:
     paths = Paths(rule="single", shrinking=0.5, steps=100)
     assert {paths.draw(space, 0) for _ in range(10)} == {(space.largest(),)}

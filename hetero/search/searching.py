@@ -154,7 +154,6 @@ class Search:
         targets = run.targets(run.anchor)
         given = given_by(run.items, targets, run.anchor.space.dim, run.anchor.head, run.recipe.seed)
         objective = SharedObjective(run.recipe.student.objective, given)
-        objective.distil = config.paths.taught
         batches = Batches(run.items, run.recipe.data.augment, config.fit.batch, run.recipe.seed, targets)
         deploy = Deploy(network, run.preprocessing)
         fit = Fit(deploy, objective, config.fit, self.shared / "supernet", run.recipe.seed)

@@ -97,12 +97,10 @@ class SearchSpace(ABC):
         pairs = zip(a.genes, b.genes, coins, strict=True)
         return self.canonical(Architecture(tuple(x if first else y for x, y, first in pairs)))
 
-    def shrinking(
-        self, architecture: Architecture, generator: np.random.Generator, floor: float = 0.0
-    ) -> list[Architecture]:
-        """Ever smaller ones, to `smallest(floor)`: one sized choice at a time, at random, by an option."""
-        triples = zip(architecture.genes, self._lowest(floor), self.choices, strict=True)
-        counts = [max(0, gene - low) if choice.sized else 0 for gene, low, choice in triples]
+    def shrinking(self, architecture: Architecture, generator: np.random.Generator) -> list[Architecture]:
+        """Ever smaller ones, to the smallest: one sized choice at a time, in random order, an option less."""
+        pairs = zip(architecture.genes, self.choices, strict=True)
+        counts = [gene if choice.sized else 0 for gene, choice in pairs]
         genes, found = list(architecture.genes), []
         for i in generator.permutation(np.repeat(np.arange(len(counts)), counts)):
             genes[i] -= 1
