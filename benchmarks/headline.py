@@ -32,10 +32,7 @@ from hetero.runs import Run
 from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Embeddings
 from hetero_export.loop import export_run
-from search_budgets import RATIOS
-
-STEPS = {"default": {"omniglot": 6000, "caltech101": 3000}, "full": {"omniglot": 120000, "caltech101": 60000}}
-STEPS["trial"] = {"omniglot": 4, "caltech101": 4}
+from search_budgets import LONG, RATIOS
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Bench:
         given += [f"data.root={self.options.root}"] if self.options.root else []
         given += [
             f"student.network={architecture}",
-            f"student.fit.steps={STEPS[scale][self.data]}",
+            f"student.fit.steps={LONG[scale][self.data]}",
             f"student.fit.device={self.options.device}",
             "student.quantised={}" if scale != "trial" else "student.quantised=null",
             "export.precisions=[fp32,int8]",
@@ -190,7 +187,7 @@ run as the exported file. Percent on test classes with 95 % bootstrap intervals 
 
 
 def _options() -> argparse.Namespace:
-    parser = sharing.parser(__doc__, STEPS, search.OF_DATA)
+    parser = sharing.parser(__doc__, LONG, search.OF_DATA)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

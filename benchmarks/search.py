@@ -27,7 +27,7 @@ import results
 import search_table
 import sharing
 from search_bench import COMMON, FURTHER, OF_DATA, Bench
-from search_budgets import BUDGETS, EXPORTED, SEARCHED, Budget
+from search_budgets import BUDGETS, EXPORTED, LONG, SEARCHED, Budget
 from search_cost import Cost
 from search_table import Part
 
@@ -121,9 +121,8 @@ def _cost(bench: Bench) -> Cost:
     """Of the search for the largest budget, against the training of the student that it found."""
     network = bench.winner("CMP-NAS, R3", BUDGETS[0])
     assert network is not None
-    return Cost.of(
-        bench.search, bench.run.folder / bench.student_folder(network), bench.run.recipe.student.fit.steps
-    )
+    folder, steps = bench.run.folder / bench.student_folder(network), bench.run.recipe.student.fit.steps
+    return Cost.of(bench.search, folder, steps, LONG[bench.options.scale][bench.data])
 
 
 _INTRODUCTION = """# Searching the architecture by cross-model accuracy

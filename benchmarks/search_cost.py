@@ -18,20 +18,22 @@ _SCORED = 8  # candidates whose scoring is timed
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on one thread. supernet, student: whole trainings, by the clock. candidate: the scoring of one,
-    of processor time. candidates: how many one search scores at most.
+    """Seconds on one thread. supernet, student: whole trainings, by the clock; long: of the same student, as
+    `headline.py` trains it. candidate: the scoring of one, of processor time. candidates: how many one search
+    scores at most.
 
     Other work on the machine lengthens the first two, so compare trainings that had the same company.
     """
 
     supernet: float
     student: float
+    long: float
     candidate: float
     candidates: int
 
     @classmethod
-    def of(cls, search: Search, student: Path, steps: int) -> Cost:
-        """student: the folder of a student that was trained for so many steps on one thread."""
+    def of(cls, search: Search, student: Path, steps: int, long: int) -> Cost:
+        """student: the folder of a student that was trained on one thread; steps, long: of both trainings."""
         generator = np.random.default_rng(0)
         sampled = [search.space.sample(generator) for _ in range(_SCORED)]
         _ = search.scores(sampled[0])  # reads images and weights
@@ -41,6 +43,7 @@ class Cost:
         return cls(
             supernet=_step_seconds(search.shared / "supernet") * search.config.fit.steps,
             student=_step_seconds(student) * steps,
+            long=_step_seconds(student) * long,
             candidate=(time.process_time() - begin) / _SCORED,
             candidates=search.config.algorithm.evaluations,
         )
@@ -48,7 +51,16 @@ class Cost:
     @property
     def trainings(self) -> float:
         """The whole search in trainings of the student."""
-        return (self.supernet + self.candidates * self.candidate) / self.student
+        return self._whole / self.student
+
+    @property
+    def long_trainings(self) -> float:
+        """The same in trainings of the student that is deployed."""
+        return self._whole / self.long
+
+    @property
+    def _whole(self) -> float:
+        return self.supernet + self.candidates * self.candidate
 
 
 def _step_seconds(folder: Path) -> float:

@@ -168,7 +168,7 @@ def test_what_a_runner_left_is_searched_in_the_gallery_it_is_given(
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes, each on both sides of the split, as CSV; class d is not in `few.csv`, alone in `last.csv`."""
+    """Four classes, each on both sides of the split, as CSV; d is not in `few.csv`, alone in `last.csv`."""
     folder = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(0)
     lines = []
