@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hetero.linear.adaptation import Adaptation
 from hetero.linear.calibration import calibrated_scale
-from hetero.linear.classifier import Classifier, pixels_of
+from hetero.linear.classifier import Classifier, outputs, pixels_of
 from hetero.linear.config import FinetuneConfig
 from hetero.linear.fitting import Curve, saved_bytes
 from hetero.linear.methods import METHODS, chosen, last_block
@@ -19,10 +20,12 @@ from hetero.linear.sweep import best
 from hetero.linear.tangent import Tangent
 from hetero.models.build import build, preset
 from hetero.models.deploy import Deploy
+from hetero.models.encoder import RuntimeEncoder
 from hetero.models.store import Model, define_space
 from hetero.recipes.resolve import changed
 from hetero_devices.errors import ModelError, RecipeError
 from hetero_devices.space import Preprocessing
+from hetero_export.finetuned import export_classifier
 
 SMALL = preset("residual-s").model_copy(
     update={"widths": (8, 16), "depths": (1, 1), "dim": 16, "activation": "leaky_relu"}
@@ -165,3 +168,26 @@ def test_what_cannot_be_adapted_is_one_line(tiny_bundle: Path, tmp_path: Path) -
         open_source(str(tiny_bundle))
     with pytest.raises(ModelError, match="neither a run nor"):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["head", "finetune", "lqf", "gradients"])
+def test_the_bundle_of_a_classifier_answers_as_the_classifier_does(
+    name: str, arrays: Path, tmp_path: Path
+) -> None:
+    rates = () if name == "head" else ("rates=[0.01]",)
+    adaptation, method = Adaptation.open(tmp_path / "a", source(), config(arrays, *rates)), METHODS[name]
+    bundle = export_classifier(adaptation, method, tmp_path / "bundle")
+    test = adaptation.task.test
+    logits = outputs(adaptation.trained(method), pixels_of(test)).numpy()
+    unit = logits / np.linalg.norm(logits, axis=1, keepdims=True)
+    space = bundle.manifest.space
+    assert space.dim == adaptation.task.classes
+    assert bundle.manifest.source["classes"] == list(test.class_names)
+    for model in bundle.manifest.models:
+        found = RuntimeEncoder(bundle.path(model), space, Preprocessing(size=16)).encode(test.images)
+        if model.precision == "fp32":
+            np.testing.assert_allclose(found, unit, atol=1e-4)
+        else:
+            assert (found * unit).sum(1).min() > 0.9
+    moved = outputs(adaptation.start(method), pixels_of(test)).numpy()
+    assert (np.abs(moved - logits).max() > 1e-3) == (name != "head")  # what was trained is what is exported

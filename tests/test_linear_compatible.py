@@ -22,7 +22,7 @@ from hetero.retrieval import MAP, evaluate
 from hetero.runs import Run
 from hetero_devices.errors import RecipeError
 from hetero_devices.space import Preprocessing
-from hetero_export.updated import export_update
+from hetero_export.finetuned import export_update
 
 NET = "{kind: residual, widths: [8, 16], depths: [1, 1], dim: 16, activation: leaky_relu}"
 

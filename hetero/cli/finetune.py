@@ -53,7 +53,7 @@ _METHODS = "head, gradients, finetune, finetune-mse, lqf, lqf-relu, lqf-ce, lqf-
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path),
-    help="Export the updated student there, as its run does; with --targets anchor and one method.",
+    help="Export the fine-tuned network there, as its run does; with one method.",
 )
 @seed_option
 @json_option
@@ -82,6 +82,7 @@ def command(
     Example:
       hetero finetune runs/demo/student --data photos --shots 5 --method lqf --method finetune
       hetero finetune runs/demo/anchor --data omniglot --root ~/data --method all task.classes=50
+      hetero finetune runs/demo/student --data photos --shots 5 --bundle classifier
       hetero finetune runs/demo/student --data photos --targets anchor --shots all --bundle updated
     """
     need_training_stack()
@@ -90,12 +91,12 @@ def command(
     from hetero.report.terminal import print_table
 
     if bundle is not None:
-        _check_bundle(targets, methods)
+        _check_bundle(methods)
     wanted, config = chosen(methods), _config(overrides, seed, short)
     folder, opened = output or Path("runs") / "finetune", open_source(source, config.size)
     values, table = (_update if targets == "anchor" else _adapt)(folder, opened, config, wanted)
     if bundle is not None:
-        _export(folder, opened, config, wanted, bundle)
+        (_export_update if targets == "anchor" else _export)(folder, opened, config, wanted, bundle)
         values["bundle"] = str(bundle)
     if as_json:
         print_json(values)
@@ -106,10 +107,10 @@ def command(
             click.echo(f"bundle: {bundle}")
 
 
-def _check_bundle(targets: str, methods: tuple[str, ...]) -> None:
+def _check_bundle(methods: tuple[str, ...]) -> None:
     """Before anything is trained."""
-    if targets != "anchor" or len(methods) != 1 or "all" in methods:
-        raise click.UsageError("--bundle exports a student: give --targets anchor and one --method")
+    if len(methods) != 1 or "all" in methods:
+        raise click.UsageError("--bundle exports one network: give one --method")
     need_export_stack()
 
 
@@ -134,8 +135,18 @@ def _update(folder: Path, source: Source, config: FinetuneConfig, methods: Metho
 
 
 def _export(folder: Path, source: Source, config: FinetuneConfig, methods: Methods, bundle: Path) -> None:
+    from hetero.linear.adaptation import Adaptation
+    from hetero_export.finetuned import export_classifier
+
+    (method,) = methods
+    export_classifier(Adaptation.open(folder, source, config), method, bundle)
+
+
+def _export_update(
+    folder: Path, source: Source, config: FinetuneConfig, methods: Methods, bundle: Path
+) -> None:
     from hetero.linear.compatible import CompatibleUpdate
-    from hetero_export.updated import export_update
+    from hetero_export.finetuned import export_update
 
     (method,) = methods
     export_update(CompatibleUpdate.open(folder, source, config), method, bundle)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hetero.linear.calibration import calibrated_scale
 from hetero.linear.classifier import Classifier, outputs, pixels_of
 from hetero.linear.config import FinetuneConfig
+from hetero.linear.deployment import deployable_classifier
 from hetero.linear.fitting import Curve, Lesson
 from hetero.linear.head import Sums, with_one
 from hetero.linear.methods import METHODS, Method, last_block
@@ -30,7 +31,7 @@ from hetero.linear.source import Source
 from hetero.linear.sweep import Sweep, best, best_rate, curve_of
 from hetero.linear.tangent import Tangent
 from hetero.linear.task import Task, open_task
-from hetero.models.store import Model, weights_digest
+from hetero.models.store import Model, define_space, weights_digest
 from hetero.retrieval import PerQuery
 from hetero.upgrades.classifier import ACCURACY
 from hetero_devices.errors import RecipeError
@@ -153,6 +154,16 @@ class Adaptation:
         if method.form == "head":
             return self.start(method)
         return self._sweep(method).trained(self._load(method.name).rate if rate is None else rate)
+
+    def classifier(self, method: Method) -> Model:
+        """The adapted classifier, for the exporters: class scores of unit norm, in a space of their own.
+
+        Raises ModelError for an expansion of a network with an operator that has no dual form.
+        """
+        _ = self.outcome(method)
+        deploy, names = deployable_classifier(self.trained(method)), self.task.test.class_names
+        space = define_space(deploy, deploy.preprocessing, self.task.classes)
+        return replace(self.source.model, deploy=deploy, space=space, head=None, classes=names)
 
     def _head(self) -> dict[float, Curve]:
         begun = time.perf_counter()
