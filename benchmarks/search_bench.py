@@ -277,6 +277,7 @@ class Bench:
             cell, scores = self.cell(network), candidate.scores
             found[_digest(network)] = {
                 "macs": float(cell.macs),
+                "budget": max((ratio for ratio in RATIOS if cell.macs <= self.macs(ratio)), default=1),
                 "R1": scores.symmetric,
                 "R2": scores.asymmetric,
                 "R3": scores.symmetric * scores.asymmetric,

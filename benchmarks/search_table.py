@@ -14,7 +14,7 @@ from hetero.report import wording
 from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
 from hetero_devices.files import atomic_file
-from search_budgets import Budget
+from search_budgets import RATIOS, Budget
 from search_cost import Cost
 
 METRICS = (RECALL_AT_1, MAP)
@@ -140,14 +140,14 @@ def _ranking(ranked: Sequence[Ranking]) -> list[str]:
     lines = [
         f"Kendall's τ with the asymmetric R@1 after training from scratch; {count} architectures, by seed:",
         "",
-        "| score | τ |",
-        "|---|---|",
+        "| score | τ | τ inside a budget, mean |",
+        "|---|---|---|",
     ]
     names = {"R1": "R1, symmetric", "R2": "R2, asymmetric", "R3": "R3, product"}
     names |= {"agreement": "agreement (no search)", "macs": "multiply-accumulates"}
     for score in SCORES:
-        found = ", ".join(f"{tau(each, score):+.2f}" for each in ranked)
-        lines.append(f"| {names[score]} | {found} |")
+        found = (", ".join(f"{of(each, score):+.2f}" for each in ranked) for of in (tau, inside))
+        lines.append(f"| {names[score]} | {' | '.join(found)} |")
     return lines
 
 
@@ -171,6 +171,12 @@ def _costs(costs: Sequence[Cost]) -> list[str]:
 def tau(ranking: Ranking, score: str) -> float:
     """Kendall's rank correlation of a score with what retraining gave."""
     return correlation([(each[score], each["retrained"]) for each in ranking])
+
+
+def inside(ranking: Ranking, score: str) -> float:
+    """The mean of Kendall's tau over budgets, each of the architectures that fit it and no tighter one."""
+    groups = [[each for each in ranking if each["budget"] == budget] for budget in RATIOS]
+    return float(np.mean([tau(group, score) for group in groups if len(group) > 2]))
 
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> float:
