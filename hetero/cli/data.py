@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+from hetero.cli.options import json_option, need_training_stack, print_json, root_option, seed_option
 
 if TYPE_CHECKING:
     from hetero.data import Splits
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("data")
 @click.argument("source")
 @click.option("--size", default=32, show_default=True, type=click.IntRange(8, 1024), help="Side in pixels.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
+@root_option
 @click.option("--base-url", help="Where named data sets are downloaded from.")
 @click.option("--protocol", help="leave-one-out, one-per-class, group=N or designated.")
 @click.option("--group-pattern", help="Regular expression whose first group is the image's group.")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+from hetero.cli.options import json_option, need_training_stack, print_json, root_option, seed_option
 from hetero_devices.bundle import Precision
 from hetero_devices.runtimes.base import FORMATS
 
@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True)
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
 @click.option("--dim", type=click.IntRange(1), help="Keep the first DIM dimensions, normalised anew.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
+@root_option
 @seed_option
 @json_option
 def command(

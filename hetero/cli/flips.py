@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+from hetero.cli.options import (
+    json_option,
+    need_training_stack,
+    print_json,
+    root_option,
+    seed_option,
+    split_option,
+)
 from hetero_devices.bundle import Precision
 from hetero_devices.runtimes.base import FORMATS
 
@@ -55,15 +62,9 @@ def side_options(command: F) -> F:
 @click.option(
     "--queries", metavar="SOURCE", help="Labelled test images  [default: those of a side that is a run]"
 )
-@click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="test",
-    show_default=True,
-    help="Of the images.",
-)
+@split_option
 @click.option("--protocol", help="leave-one-out, one-per-class, group=N  [default: the data's own]")
-@click.option("--root", type=_path, help="Folder of the named data sets.")
+@root_option
 @click.option("--classify", is_flag=True, help="Compare named classes instead of searches.")
 @click.option("--metric", default="recall@1", show_default=True, help="recall@K: whose success bits flip.")
 @click.option("--by-class/--by-query", default=True, show_default=True, help="What intervals resample.")

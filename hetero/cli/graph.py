@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+from hetero.cli.options import json_option, need_training_stack, print_json, root_option, seed_option
 from hetero_devices.bundle import Precision
 from hetero_devices.runtimes.base import FORMATS
 
@@ -36,7 +36,7 @@ _path = click.Path(path_type=Path)
     "--precision", "precisions", multiple=True, type=click.Choice(get_args(Precision)), help="Only this."
 )
 @click.option("--queries", metavar="SOURCE", help="Labelled test images  [default: those of the first run]")
-@click.option("--root", type=_path, help="Folder of the named data sets.")
+@root_option
 @click.option(
     "--max-loss",
     type=click.FloatRange(0, 1),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_json
+from hetero.cli.options import json_option, need_training_stack, print_json, root_option, split_option
 
 _path = click.Path(path_type=Path)
 
@@ -19,13 +19,7 @@ _path = click.Path(path_type=Path)
 @click.option(
     "--unseen", metavar="SOURCE", help="Labelled images nobody was trained on: they choose the share."
 )
-@click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="test",
-    show_default=True,
-    help="Of the unseen images.",
-)
+@split_option
 @click.option("--share", type=click.FloatRange(0, 1), help="Of the old weights, instead of choosing it.")
 @click.option(
     "--tolerance",
@@ -35,7 +29,7 @@ _path = click.Path(path_type=Path)
     help="Error that may be added to the new model's, where the share is chosen.",
 )
 @click.option("--fisher", is_flag=True, help="Weigh by the old model's Fisher information.")
-@click.option("--root", type=_path, help="Folder of the named data sets.")
+@root_option
 @click.option("-o", "--output", type=_path, required=True, help="Folder for the model.")
 @json_option
 def interpolate(old: Path, new: tuple[Path, ...], output: Path, as_json: bool, **options: Any) -> None:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetero.cli.options import json_option, need_training_stack, print_json, seed_option
+from hetero.cli.options import (
+    json_option,
+    need_training_stack,
+    print_json,
+    root_option,
+    seed_option,
+    split_option,
+)
 from hetero_devices.runtimes.base import FORMATS
 
 if TYPE_CHECKING:
@@ -16,7 +23,6 @@ if TYPE_CHECKING:
     from hetero.upgrades.migration.control import Status
     from hetero.upgrades.migration.state import State
 
-_SPLITS = click.Choice(["train", "validation", "test"])
 _FOLDER = click.Path(path_type=Path)
 
 
@@ -34,7 +40,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--target", type=float, help="Metric to reach  [default: the new model on both sides]")
 @click.option("--model", type=_FOLDER, help="The new model: its embedding rate is measured here.")
 @click.option("--images", metavar="SOURCE", help="Images to measure the rate with.")
-@click.option("--root", type=_FOLDER, help="Folder of the named data sets.")
+@root_option
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Images a second, measured elsewhere.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="That embed at once.")
 @click.option("--price", type=click.FloatRange(0), help="Of one worker for an hour, in your currency.")
@@ -116,10 +122,10 @@ def store_(gallery: Path, store: str, name: str, as_json: bool) -> None:
 @click.option("--embeddings", type=_FOLDER, help="The whole gallery by the new model, already embedded.")
 @click.option("--model", type=_FOLDER, help="The new model: a trained model's folder or a bundle.")
 @click.option("--images", metavar="SOURCE", help="The gallery's images, as for `hetero embed`.")
-@click.option("--split", type=_SPLITS, default="test", show_default=True, help="Of the images.")
+@split_option
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True)
 @click.option("--precision", default="fp32", show_default=True, help="Of a bundle.")
-@click.option("--root", type=_FOLDER, help="Folder of the named data sets.")
+@root_option
 @click.option("--batch", type=click.IntRange(1), default=1024, show_default=True, help="Images at a time.")
 @click.option("--hold", is_flag=True, help="Stop before the cut-over; `resume` carries it out.")
 @seed_option

@@ -22,6 +22,14 @@ json_option = click.option(
 )
 seed_option = click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed, instead of the recipe's.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+root_option = click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets.")
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+    help="Of the images.",
+)
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -31,14 +39,8 @@ def search_options(command: F) -> F:
         click.option(
             "--recipe", default="demo", show_default=True, help="Whose gates: a name or a YAML file."
         ),
-        click.option("--root", type=click.Path(path_type=Path), help="Folder of the named data sets."),
-        click.option(
-            "--split",
-            type=click.Choice(["train", "validation", "test"]),
-            default="test",
-            show_default=True,
-            help="Of the images.",
-        ),
+        root_option,
+        split_option,
         click.option(
             "--reference",
             type=click.Path(path_type=Path),
