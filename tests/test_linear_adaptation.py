@@ -170,7 +170,9 @@ def test_what_cannot_be_adapted_is_one_line(tiny_bundle: Path, tmp_path: Path) -
         open_source(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["head", "finetune", "lqf", "gradients"])
+@pytest.mark.parametrize(
+    "name", ["finetune", "lqf", *(pytest.param(n, marks=pytest.mark.slow) for n in ("head", "gradients"))]
+)
 def test_the_bundle_of_a_classifier_answers_as_the_classifier_does(
     name: str, arrays: Path, tmp_path: Path
 ) -> None:
