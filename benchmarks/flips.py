@@ -31,7 +31,7 @@ from flips_grid import BASELINE, CLASSIFIERS, INDEPENDENT, NO_TREATMENT, RETRIEV
 from flips_table import Row, table, verdict
 from hetero.models import store
 from hetero.retrieval import PerQuery, negative_flip_bits
-from hetero.upgrades.sharing import fewest_flips
+from hetero.upgrades.shares import fewest_flips
 from hetero_devices.errors import RecipeError
 
 Words = tuple[str, ...]

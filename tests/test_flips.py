@@ -315,6 +315,12 @@ def test_an_update_keeps_a_share_of_the_old_weights(
     )  # fmt: skip
     assert 0 <= report.values["flips"]["nfr"]["value"] <= 1
     assert say().exit_code == say("--share", "0.4", "--unseen", source).exit_code == 2
+    for taken, message in ((old, "one of the models that are mixed"), (photos, "exists and is not")):
+        words[-1] = taken
+        refused = CliRunner().invoke(upgrade, [*map(str, words), "--share", "0.4"])
+        assert refused.exit_code != 0
+        assert message in refused.output + str(refused.exception)
+    words[-1] = tmp_path / "mixed"
     with pytest.raises(DataError, match="the old model is right on none of these images"):
         say("--unseen", photos / "last.csv")
 

@@ -19,7 +19,7 @@ from hetero.retrieval import PerQuery, flips_by_class, mcnemar, negative_flips
 from hetero.upgrades.classifier import Head, accuracy, answers
 from hetero.upgrades.ensembles import Ensemble, EnsembleEncoder
 from hetero.upgrades.interpolation import between, fisher_diagonal, interpolated, recalibrated, soup
-from hetero.upgrades.sharing import Trial, chosen, fewest_flips
+from hetero.upgrades.shares import Trial, chosen, fewest_flips
 from hetero_devices.errors import DataError, ModelError
 from hetero_devices.space import Preprocessing
 

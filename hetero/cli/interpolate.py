@@ -47,9 +47,13 @@ def interpolate(old: Path, new: tuple[Path, ...], output: Path, as_json: bool, *
     """
     if (options["share"] is None) == (options["unseen"] is None):
         raise click.UsageError("give either --share, or --unseen images that choose it")
+    if output.resolve() in {path.resolve() for path in (old, *new)}:
+        raise click.UsageError(f"{output} is one of the models that are mixed: give another --output")
     need_training_stack()
-    from hetero.upgrades.sharing import Generations, Trial, chosen, tried, unseen_images
+    from hetero.models.store import check_target
+    from hetero.upgrades.shares import Generations, Trial, chosen, tried, unseen_images
 
+    check_target(output)
     root, share = options["root"], options["share"]
     trials: tuple[Trial, ...] = ()
     generations = Generations.open(old, new, options["images"], fisher=options["fisher"], root=root)

@@ -90,6 +90,14 @@ def load(folder: Path) -> Model:
     return Model(Deploy(network, preprocessing).eval(), config, space, head, classes)
 
 
+def check_target(folder: Path) -> None:
+    """Raise ModelError unless a model may be saved there: it is nothing, an empty folder, or a model's."""
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file: name a folder for the model")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION).is_file():
+        raise ModelError(f"{folder} exists and is not a trained model's: name another folder")
+
+
 def define_space(network: nn.Module, preprocessing: Preprocessing, dim: int) -> Space:
     """The space a network defines: its weights, preprocessing and dimension."""
     return Space(space_id(weights_digest(network), preprocessing, dim), dim)

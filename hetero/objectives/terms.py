@@ -121,8 +121,8 @@ class Objective(nn.Module):
     with the term's weight divided among them; `others` are what is known of all but the first.
 
     own_dim: the dimension of the embeddings, where it exceeds the anchor's: a term that looks at an anchor
-    then sees their first given.dim dimensions, normalised anew, and the other terms see all of them (BCT's
-    extended student, Shen et al., CVPR 2020, section 4.3).
+    then sees their first given.dim dimensions, normalised anew, and the other terms see all of them, as in
+    the official code of BCT (Shen et al., CVPR 2020).
     """
 
     def __init__(

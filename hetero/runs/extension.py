@@ -1,9 +1,9 @@
 """A student whose space extends the anchor's: its first dimensions answer in the old gallery.
 
 The extra dimensions hold what the old space has no room for, so the new gallery gives up less (BCT, Shen
-et al., CVPR 2020, section 4.3; also BT2, Zhou et al., ICCV 2023). The student lives in a space of its own; a
-link of kind `prefix`, kept beside it, leads from there into the anchor's space, for queries in the old
-gallery.
+et al., CVPR 2020, in its official code; also BT2, Zhou et al., ICCV 2023). The student lives in a space of
+its own; a link of kind `prefix`, kept beside it, leads from there into the anchor's space, for queries in the
+old gallery.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Prefix(Method):
     Between any other two spaces it finds nothing: look at the link's cosine.
     """
 
-    source = "BCT, Shen et al., CVPR 2020, section 4.3"
+    source = "BCT, Shen et al., CVPR 2020, official code"
     kind: Literal["prefix"] = "prefix"
 
     def fit(self, pairs: Pairs) -> nn.Module:
