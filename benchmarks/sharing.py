@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
@@ -53,10 +56,22 @@ def trainings(parser: argparse.ArgumentParser, rows: Iterable[str] = ()) -> None
 
 def side_by_side(tasks: Sequence[Task], options: argparse.Namespace, what: str) -> None:
     """Call every (function, arguments) in --workers processes of one thread; the first error is raised."""
-    with ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), _begin, (os.getpid(),)) as pool:
         futures = [pool.submit(task, *arguments) for task, arguments in tasks]
         for future in track(as_completed(futures), what, len(futures)):
             future.result()
+
+
+def _begin(parent: int) -> None:
+    """In a new worker: one thread, and an end when the benchmark is killed, lest two write the same files."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def given(options: argparse.Namespace, parts: Sequence[str] = ("anchor", "student")) -> list[str]:
