@@ -22,6 +22,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 
 import results
 import sharing
@@ -212,6 +213,7 @@ def sections(options: argparse.Namespace, words: Words) -> tuple[str, dict[str, 
 def main() -> None:
     words = tuple(sys.argv[1:])
     options = _options(words)
+    torch.set_num_threads(1)
     train_all(options, words)
     page, fields = sections(options, words)
     introduction = _INTRODUCTION.format(
