@@ -47,7 +47,7 @@ class Scale:
 
 
 SCALES = {
-    "default": Scale("residual-s", "residual-m", "elastic-s", 3000, 4000),
+    "default": Scale("elastic-m", "residual-s", "elastic-xs", 2500, 2500, ("anchor.fit.precision=fp32",)),
     "full": Scale("residual-m", "residual-l", "elastic-m", 40000, 60000),
     "trial": Scale("residual-s", "residual-s", "elastic-xs", 4, 4, ("data.rotations=false",)),
 }
