@@ -47,7 +47,7 @@ OF_SCALE = {
 }
 OF_DATA = {
     "omniglot": {
-        "default": ("anchor.fit.steps=500", "student.fit.steps=1500"),
+        "default": ("anchor.fit.steps=2000", "student.fit.steps=1500"),
         "full": ("anchor.fit.steps=10000", "student.fit.steps=40000"),
         "trial": ("data.rotations=false",),
     },
