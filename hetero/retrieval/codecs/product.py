@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,9 +49,24 @@ class Product:
         return codes
 
     def decode(self, codes: Codes) -> Vectors:
-        parts = [table[column] for table, column in zip(self.codebooks, codes.T, strict=True)]
-        turned = np.concatenate(parts, axis=1)
-        return unit(turned if self.rotation is None else turned @ self.rotation)
+        if self.rotation is None:
+            parts = [table[column] for table, column in zip(self.codebooks, codes.T, strict=True)]
+            return unit(np.concatenate(parts, axis=1))
+        vectors = np.zeros((len(codes), self.dim), np.float32)
+        for table, column in zip(self._turned_back, codes.T, strict=True):
+            vectors += table[column]
+        return unit(vectors)
+
+    @cached_property
+    def _turned_back(self) -> Vectors:
+        """Every centroid turned back, float32 [M, 256, D]; a vector is the sum of those it names.
+
+        A matrix product would do, but its last bits depend on how many rows it is given, and equal codes must
+        give equal vectors, in whatever blocks they are decoded.
+        """
+        assert self.rotation is not None
+        parts = np.split(self.rotation, self.code_length)  # [D / M, D] each
+        return np.stack([table @ part for table, part in zip(self.codebooks, parts, strict=True)])
 
     def tables(self) -> Mapping[str, Vectors]:
         rotation = {} if self.rotation is None else {"rotation": self.rotation}
