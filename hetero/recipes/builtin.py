@@ -115,7 +115,7 @@ UPGRADE_OBJECTIVE = (
 )
 """What a new model learns in an upgrade: its classes, where they are in the old space, and to find the old
 vectors of its class among others. It needs labels and the old model's vectors, no head. Terms and weights had
-the best mean mAP of new/old and new/new on validation classes of Omniglot and Caltech-101 among 25 tried."""
+the best mean mAP of new/old and new/new on validation classes of Omniglot and Caltech-101 among some 25 mixtures."""
 
 BUILTIN: dict[str, Callable[[], Recipe]] = {
     f.__name__: f for f in (demo, omniglot, cifar100, caltech101, upgrade, pretrain)
