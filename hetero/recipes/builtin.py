@@ -114,8 +114,8 @@ UPGRADE_OBJECTIVE = (
     CrossSupConConfig(weight=10),
 )
 """What a new model learns in an upgrade: its classes, where they are in the old space, and to find the old
-vectors of its class among others. It needs labels and the old model's vectors, no head. Terms and weights had
-the best mean mAP of new/old and new/new on validation classes of Omniglot and Caltech-101 among some 25 mixtures."""
+vectors of its class among others. It needs labels and the old model's vectors, no head. Of some 25
+mixtures it had the best mean mAP of new/old and new/new on validation classes of Omniglot and Caltech-101."""
 
 BUILTIN: dict[str, Callable[[], Recipe]] = {
     f.__name__: f for f in (demo, omniglot, cifar100, caltech101, upgrade, pretrain)
