@@ -45,7 +45,7 @@ from hetero_devices.errors import RecipeError
 from objectives_grid import Setting
 from objectives_table import Scores, values_of
 from upgrade_rows import ROWS, AnySetting, ExtendedSetting, LinkSetting, side_information
-from upgrade_table import UpgradeRow, fields, table
+from upgrade_table import UpgradeRow, fields, short, table
 
 COMMON: dict[str, tuple[str, ...]] = {
     "default": (
@@ -287,7 +287,7 @@ def main() -> None:
         )
         rows = [UpgradeRow("independent", "trained alone", paragon)]
         rows += [row(bench, name, options.seeds) for name in options.only]
-        page += "\n" + table(data, rows, old, paragon)
+        page += "\n" + table(data, rows, old, paragon) + "\nIn short:\n\n" + short(rows[1:], old, paragon)
         found[data] = fields(rows, old, paragon)
     command = f"python benchmarks/upgrade.py --scale {options.scale} --seeds {options.seeds}"
     stamp = results.stamp(command, ", ".join(options.data), 0)

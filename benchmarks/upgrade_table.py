@@ -17,6 +17,7 @@ from hetero.retrieval import (
     gain_or_none,
     negative_flip_bits,
 )
+from hetero.retrieval.metrics import display_name
 from objectives_table import METRICS, Scores, column, difference, summary
 
 
@@ -45,6 +46,32 @@ def table(data: str, rows: Sequence[UpgradeRow], old: Sequence[Scores], paragon:
     """One data set's section."""
     lines = [_line(row, old, paragon) for row in rows]
     return "\n".join([f"## {data}\n", _HEAD, *lines]) + "\n"
+
+
+_SHORT = (
+    "| row | new/old − old/old R@1, points | the same, mAP | criterion | gain R@1, mAP | tax R@1, mAP "
+    "| NFR |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+def short(rows: Sequence[UpgradeRow], old: Sequence[Scores], paragon: Sequence[Scores]) -> str:
+    """The same for readers in a hurry: what an upgrade brings and costs."""
+    lines = [_short_line(row, old, paragon) for row in rows if not row.refused]
+    return "\n".join([_SHORT, *lines]) + "\n"
+
+
+def _short_line(row: UpgradeRow, old: Sequence[Scores], paragon: Sequence[Scores]) -> str:
+    gained = {metric: _difference(row, old, metric) for metric in METRICS}
+    holding = [display_name(metric) for metric, each in gained.items() if each.low > 0]
+    cells = (
+        *map(results.signed, gained.values()),
+        "neither" if not holding else " and ".join(holding),
+        ", ".join(_share(_gain(row, old, paragon, metric)) for metric in METRICS),
+        ", ".join(f"{100 * _tax(row, paragon, metric):+.1f}" for metric in METRICS),
+        f"{100 * _nfr(row, old):.1f}",
+    )
+    return f"| {row.name} | {' | '.join(cells)} |"
 
 
 def fields(rows: Sequence[UpgradeRow], old: Sequence[Scores], paragon: Sequence[Scores]) -> dict[str, Any]:

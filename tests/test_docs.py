@@ -109,6 +109,8 @@ PARTS_WITH_FIGURES = (
     ("docs/objectives.md", "## Which one"),
     ("docs/quantisation.md", "## What it brings"),
     ("docs/backfilling.md", "## Figures"),
+    ("docs/upgrades.md", "## Figures"),
+    ("docs/flips.md", "### What it brought so far"),
     ("docs/search.md", "## What it brought so far"),
     ("docs/search.md", "## The product in one table"),
     ("docs/devices.md", "## What it looked like"),
