@@ -51,6 +51,7 @@ def _write(options: argparse.Namespace, fields: dict[str, Any], page: str) -> No
     whole = options.only == list(_PARTS)
     command = f"python benchmarks/backfill.py --scale {options.scale} --seeds {options.seeds}"
     command += "" if whole else f" --only {' '.join(options.only)}"
+    command += "" if "curves" not in options.only else f" --data {' '.join(options.data)}"
     data = ", ".join(options.data) if "curves" in options.only else "random vectors"
     name = "backfill" if whole else f"backfill_{'_'.join(options.only)}"
     fields = fields | {"stamp": results.stamp(command, data, 0)}
