@@ -75,6 +75,9 @@ NETWORKS: dict[str, ElasticConfig | ResidualConfig] = {
     ),
     "leaky": ResidualConfig(widths=(8, 16), depths=(1, 1), stem_stride=2, activation="leaky_relu", dim=32),
     "relu": ResidualConfig(widths=(8, 16), depths=(1, 1), stem_stride=2, dim=32),
+    "resized": ElasticConfig(
+        stem=8, stages=(Stage(width=8), Stage(width=16, stride=2)), head=64, dim=32, resolution=12
+    ),
 }
 
 
@@ -346,6 +349,8 @@ TOLERANCE = 1e-4
         ("hswish", "onnx"),
         ("hswish", "tflite"),
         ("relu6", "tflite"),
+        ("resized", "onnx"),
+        ("resized", "tflite"),
         *(
             pytest.param(name, format, marks=pytest.mark.slow)
             for name, format in (("relu6", "onnx"), ("leaky", "onnx"), ("leaky", "tflite"))

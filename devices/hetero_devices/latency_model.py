@@ -63,12 +63,21 @@ class CostModel:
         """Prices with the least sum of squared relative errors."""
         return cls({kind: _prices([row for row in rows if row.kind == kind]) for kind in _kinds(rows)})
 
-    def price(self, block: Block | Row) -> float:
-        """Milliseconds; DeviceError for a kind of which nothing was measured."""
+    def price(self, block: Block) -> float:
+        """Milliseconds; DeviceError for a kind, or a feature of its blocks, of which nothing was measured."""
         if block.kind not in self.prices:
             raise DeviceError(f"no block of kind {block.kind!r} was measured: measure some of them first")
-        prices = self.prices[block.kind]
-        return sum(prices.get(name, 0.0) * value for name, value in block.features.items())
+        found = {name for name, value in block.features.items() if value}
+        if unseen := sorted(found - self.prices[block.kind].keys()):
+            raise DeviceError(
+                f"{block.key} cannot be priced: no block of kind {block.kind!r} with {unseen[0]} was measured"
+            )
+        return self.sum(block.kind, block.features)
+
+    def sum(self, kind: str, features: Mapping[str, float]) -> float:
+        """Milliseconds; features of which nothing was measured cost nothing."""
+        prices = self.prices[kind]
+        return sum(prices.get(name, 0.0) * value for name, value in features.items())
 
 
 def cross_validated(rows: Sequence[Row], folds: int = 10, seed: int = 0) -> dict[str, Errors]:
@@ -88,7 +97,7 @@ def _cross_validated(rows: list[Row], folds: int, seed: int) -> Errors:
         held = set(order[fold::folds].tolist())
         model = CostModel.fit([row for index, row in enumerate(rows) if index not in held])
         for index in held:
-            predicted[index] = model.price(rows[index])
+            predicted[index] = model.sum(rows[index].kind, rows[index].features)
     return Errors.of(predicted.tolist(), [row.ms for row in rows])
 
 

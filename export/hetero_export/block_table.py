@@ -16,7 +16,7 @@ import numpy as np
 from hetero.models.elastic import PRESETS, ElasticConfig
 from hetero.progress import track
 from hetero.search.blocks import Part, Stem, distinct, parts
-from hetero.search.candidates import sample_distinct
+from hetero.search.candidates import Choices, sample_distinct
 from hetero_devices import latency_table, strict
 from hetero_devices.bundle import Precision
 from hetero_devices.cpu import Cpu
@@ -160,14 +160,22 @@ def measure_table(
 
 
 def device_table(
-    bench: Bench, *, size: int = 32, candidates: int = 32, calibration: int = 8, seed: int = 0
+    bench: Bench,
+    *,
+    size: int = 32,
+    resolutions: Sequence[int] = (),
+    candidates: int = 32,
+    calibration: int = 8,
+    seed: int = 0,
 ) -> LatencyTable:
     """A calibrated table of the presets and of seeded random candidates: what `hetero devices table` makes.
 
-    candidates: whose blocks are measured, beside the presets'; the calibrating networks are further ones.
+    resolutions: to which candidates may resize their images, beside leaving them at `size`. candidates:
+    whose blocks are measured, beside the presets'; the calibrating networks are further ones.
     Raises as `measure_table`.
     """
-    sampled = sample_distinct(candidates + calibration, seed)
+    choices = Choices(resolutions=tuple(resolutions))
+    sampled = sample_distinct(candidates + calibration, seed, choices)
     networks = [*PRESETS.values(), *sampled[calibration:]]
     return measure_table(bench, networks, sampled[:calibration], size=size)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hetero.models.build import build
 from hetero.models.deploy import Deploy
 from hetero.models.elastic import ElasticConfig, InvertedResidual, Stage
-from hetero.models.layers import activation, conv_bn
+from hetero.models.layers import Resize, activation, conv_bn
 from hetero.recipes.recipe import MixedConfig
 from hetero.search.blocks import Head, Part, Residual, Stem
 from hetero_devices.bundle import Precision
@@ -129,8 +129,10 @@ def _network(content: Part | ElasticConfig | int) -> nn.Module:
         case int():
             return _Carried(conv_bn(3, content, 1), [])
         case Stem() as stem:
-            first = conv_bn(3, stem.width, 3, stem.stride)
-            return _Carried(nn.Sequential(first, activation(stem.activation)), [])
+            layers = [conv_bn(3, stem.width, 3, stem.stride), activation(stem.activation)]
+            if stem.resized is not None:
+                layers.insert(0, Resize(stem.resized))
+            return _Carried(nn.Sequential(*layers), [])
         case part:
             chain = isinstance(part, Residual) and part.identity
             return _Carried(conv_bn(3, part.inputs, 1), [_module(part) for _ in range(COPIES)], chain=chain)

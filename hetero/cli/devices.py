@@ -225,6 +225,13 @@ def setup(kind: str, as_json: bool) -> None:
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), default="int8", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Side of the images.")
+@click.option(
+    "--resolution",
+    "resolutions",
+    type=click.IntRange(8),
+    multiple=True,
+    help="Also of networks that resize images to this side; may be repeated.",
+)
 @click.option("--candidates", type=click.IntRange(0), default=32, show_default=True, help="Whose blocks.")
 @click.option("--calibration", type=click.IntRange(3), default=8, show_default=True, help="Measured whole.")
 @seed_option
@@ -236,6 +243,7 @@ def table(
     precision: Precision,
     threads: int,
     size: int,
+    resolutions: tuple[int, ...],
     candidates: int,
     calibration: int,
     seed: int | None,
@@ -256,7 +264,14 @@ def table(
     work = output.with_name(f"{output.stem}-work")
     with closing(build(name, load_profile(name))) as device:
         bench = Bench(device, work, format, precision, threads)
-        found = device_table(bench, size=size, candidates=candidates, calibration=calibration, seed=seed or 0)
+        found = device_table(
+            bench,
+            size=size,
+            resolutions=resolutions,
+            candidates=candidates,
+            calibration=calibration,
+            seed=seed or 0,
+        )
     found.save(output)
     if as_json:
         print_json(found.to_json())

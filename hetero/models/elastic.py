@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hetero.config import Config
 from hetero.models.family import FamilyConfig
-from hetero.models.layers import Activation, SqueezeExcite, activation, conv_bn, initialise
+from hetero.models.layers import Activation, PooledNet, SqueezeExcite, activation, conv_bn
 
 
 class Stage(Config):
@@ -67,11 +67,10 @@ class InvertedResidual(nn.Module):
         return x + y if self.identity else y
 
 
-class ElasticNet(nn.Module):
+class ElasticNet(PooledNet):
     """float32 [N, 3, S, S] -> float32 [N, dim], not normalised."""
 
     def __init__(self, config: ElasticConfig) -> None:
-        super().__init__()
         width, act = config.scaled(config.stem), config.activation
         blocks: list[nn.Module] = [conv_bn(3, width, 3, config.stem_stride), activation(act)]
         for stage in config.stages:
@@ -79,14 +78,8 @@ class ElasticNet(nn.Module):
                 stride = stage.stride if index == 0 else 1
                 blocks.append(InvertedResidual(width, stage, config.scaled(stage.width), stride, act))
                 width = config.scaled(stage.width)
-        self.features = nn.Sequential(*blocks, conv_bn(width, config.head, 1), activation(act))
-        self.embed = nn.Linear(config.head, config.dim)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = self.features(x).mean((2, 3))  # [N, head]; AdaptiveAvgPool leaves shape nodes in ONNX
-        embedding: Tensor = self.embed(pooled)
-        return embedding
+        blocks += [conv_bn(width, config.head, 1), activation(act)]
+        super().__init__(blocks, config.head, config.dim, config.resolution)
 
 
 PRESETS: dict[str, ElasticConfig] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -45,6 +46,20 @@ class SqueezeExcite(nn.Module):
         return x * (F.relu6(gate + 3.0) * (1 / 6))
 
 
+class Resize(nn.Module):
+    """float32 [N, 3, S, S] -> [N, 3, R, R], bilinear between pixel centres.
+
+    Below half of S pixels are skipped: no low-pass filter, for neither runtime has one.
+    """
+
+    def __init__(self, resolution: int) -> None:
+        super().__init__()
+        self.resolution = resolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, (self.resolution, self.resolution), mode="bilinear", align_corners=False)
+
+
 def activation(name: Activation) -> nn.Module:
     """A fresh activation module."""
     match name:
@@ -64,7 +79,27 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
-def initialise(network: nn.Module) -> None:
+class PooledNet(nn.Module):
+    """float32 [N, 3, S, S] -> float32 [N, dim], not normalised: blocks, mean over the map, a linear layer.
+
+    width: channels after the blocks. resolution: that the blocks see, None for that of the images.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], width: int, dim: int, resolution: int | None) -> None:
+        super().__init__()
+        self.resize = None if resolution is None else Resize(resolution)
+        self.features = nn.Sequential(*blocks)
+        self.embed = nn.Linear(width, dim)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.resize is None else self.resize(x)
+        pooled = self.features(x).mean((2, 3))  # AdaptiveAvgPool leaves shape nodes in ONNX
+        embedding: Tensor = self.embed(pooled)
+        return embedding
+
+
+def _initialise(network: nn.Module) -> None:
     """He initialisation of convolutions (fan out), as the residual and mobile families are trained."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

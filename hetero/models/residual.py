@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hetero.models.family import FamilyConfig
-from hetero.models.layers import Activation, activation, conv_bn, initialise
+from hetero.models.layers import Activation, PooledNet, activation, conv_bn
 
 
 class ResidualConfig(FamilyConfig):
@@ -38,11 +38,10 @@ class BasicBlock(nn.Module):
         return y
 
 
-class ResidualNet(nn.Module):
+class ResidualNet(PooledNet):
     """float32 [N, 3, S, S] -> float32 [N, dim], not normalised."""
 
     def __init__(self, config: ResidualConfig) -> None:
-        super().__init__()
         width, act = config.widths[0], config.activation
         blocks: list[nn.Module] = [conv_bn(3, width, 3, config.stem_stride), activation(act)]
         for number, (outputs, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
@@ -50,13 +49,7 @@ class ResidualNet(nn.Module):
                 stride = 2 if number > 0 and index == 0 else 1
                 blocks.append(BasicBlock(width, outputs, stride, act))
                 width = outputs
-        self.features = nn.Sequential(*blocks)
-        self.embed = nn.Linear(width, config.dim)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        embedding: Tensor = self.embed(self.features(x).mean((2, 3)))
-        return embedding
+        super().__init__(blocks, width, config.dim, config.resolution)
 
 
 PRESETS: dict[str, ResidualConfig] = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hetero.config import Config
 from hetero.models.family import FamilyConfig
-from hetero.models.layers import Activation, activation, conv_bn, initialise
+from hetero.models.layers import Activation, PooledNet, activation, conv_bn
 
 Operator = Literal["shuffle3", "shuffle5", "shuffle7", "xception"]
 
@@ -91,11 +91,10 @@ def interleave(a: Tensor, b: Tensor) -> Tensor:
     return pairs.reshape(-1, 2 * channels, height, width)  # -1: the batch stays free in ONNX
 
 
-class ShuffleNet(nn.Module):
+class ShuffleNet(PooledNet):
     """float32 [N, 3, S, S] -> float32 [N, dim], not normalised."""
 
     def __init__(self, config: ShuffleConfig) -> None:
-        super().__init__()
         width, act = config.scaled(config.stem), config.activation
         blocks: list[nn.Module] = [conv_bn(3, width, 3, config.stem_stride), activation(act)]
         for stage in config.stages:
@@ -104,13 +103,8 @@ class ShuffleNet(nn.Module):
                 opens, stride = index == 0, stage.stride if index == 0 else 1
                 blocks.append(ShuffleBlock(width, outputs, operator, stage.hidden, stride, act, opens))
                 width = outputs
-        self.features = nn.Sequential(*blocks, conv_bn(width, config.head, 1), activation(act))
-        self.embed = nn.Linear(config.head, config.dim)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        embedding: Tensor = self.embed(self.features(x).mean((2, 3)))  # no shape nodes in ONNX
-        return embedding
+        blocks += [conv_bn(width, config.head, 1), activation(act)]
+        super().__init__(blocks, config.head, config.dim, config.resolution)
 
 
 def _eights(channels: float) -> int:

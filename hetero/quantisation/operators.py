@@ -22,6 +22,7 @@ class Kind(Enum):
     CLIPPING = "an activation that only narrows a range, so it fuses into the operator before it"
     ROUNDED = "computes without weights; its output is rounded"
     ISLAND = "has no integer form in ONNX Runtime: rounded there only for an integer operator that takes it"
+    RESIZED = "the pixels at another size: rounded to the grid they had"
     MOVING = "moves or selects values: nothing to round"
 
 
@@ -59,6 +60,7 @@ _FUNCTIONS: dict[Callable[..., Any], Kind] = {
     F.silu: Kind.ROUNDED,
     torch.mean: Kind.ISLAND,
     torch.flatten: Kind.MOVING,
+    F.interpolate: Kind.RESIZED,
 }
 _METHODS = {
     "relu": Kind.CLIPPING,
@@ -86,13 +88,30 @@ def kind(node: fx.Node, graph: fx.GraphModule) -> Kind:
             found = _FUNCTIONS.get(node.target)  # type: ignore[arg-type]
         case _:
             found = _METHODS.get(str(node.target))
-    if found is None:
+    if found is None or (found is Kind.RESIZED and not _resizes_image(node)):
         raise ModelError(
             f"{name(node, graph)} cannot be finished for int8: it is not simulated; word it by convolutions, "
-            "linear layers, ReLU, ReLU6, LeakyReLU, hard-swish, SiLU, (hard) sigmoids, sums, products and "
-            "means (see hetero.models.layers), or export without student.quantised"
+            "linear layers, ReLU, ReLU6, LeakyReLU, hard-swish, SiLU, (hard) sigmoids, sums, products, "
+            "means and a `Resize` of the image (see hetero.models.layers), or export without "
+            "student.quantised"
         )
     return found
+
+
+def resized_to(node: fx.Node) -> int:
+    """The side that a node of kind RESIZED gives its square images."""
+    size = node.kwargs["size"]
+    assert isinstance(size, tuple)
+    assert isinstance(size[0], int)
+    return size[0]
+
+
+def _resizes_image(node: fx.Node) -> bool:
+    """Whether the node is `hetero.models.layers.Resize` at the network's input; torch traces it by names."""
+    (source,), given = node.all_input_nodes, node.kwargs
+    plain = given["mode"] == "bilinear" and not given["align_corners"] and not given["antialias"]
+    size = given["size"]
+    return source.op == "placeholder" and plain and isinstance(size, tuple) and len(set(size)) == 1
 
 
 def name(node: fx.Node, graph: fx.GraphModule) -> str:

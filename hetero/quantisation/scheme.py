@@ -74,8 +74,7 @@ class Scheme:
 
     def pixel_step(self, preprocessing: Preprocessing) -> float:
         """Of the grid on which normalised pixels reach the first layer."""
-        ends = (torch.tensor([0.0, 255.0]) - preprocessing.offset) * (1 / preprocessing.scale)
-        return float(self.activation_grid(*ends)[0])
+        return float(self.activation_grid(*torch.tensor(pixel_ends(preprocessing)))[0])
 
     @torch.no_grad()
     def pixels(self, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -96,6 +95,12 @@ class Scheme:
         levels = ((pixels - preprocessing.offset) / scale + 0.5).floor() + zero
         shifted = (levels.clamp(self.lowest, self.highest) - zero) * scale
         return self.quantised(shifted * factor, *(ends * factor))
+
+
+def pixel_ends(preprocessing: Preprocessing) -> tuple[float, float]:
+    """What black and white are after the normalisation: the range that normalised pixels have everywhere."""
+    black, white = (torch.tensor([0.0, 255.0]) - preprocessing.offset) * (1 / preprocessing.scale)
+    return float(black), float(white)
 
 
 SCHEMES: dict[Format, Scheme] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,7 +16,8 @@ from hetero.models.deploy import Deploy
 from hetero.models.encoder import check_images
 from hetero.quantisation.folding import Folded, unfold, with_moved_offsets
 from hetero.quantisation.lowering import is_sigmoid, lowered
-from hetero.quantisation.operators import Kind, adds_constant, kind
+from hetero.quantisation.operators import Kind, adds_constant, kind, resized_to
+from hetero.quantisation.resizing import QuantisedResize
 from hetero.quantisation.scheme import Scheme
 from hetero_devices.space import Preprocessing
 
@@ -129,9 +130,9 @@ class QuantisedDeploy(Deploy):
         folded = lowered(with_moved_offsets(folded) if scheme.folds_offsets else folded, scheme)
         merged = scheme.integer_front and _takes_bare_pixels(folded.graph)
         black = -preprocessing.offset / preprocessing.scale if merged else 0
-        step = scheme.pixel_step(preprocessing)
-        super().__init__(_quantised(folded.graph, scheme, step, black), preprocessing)
-        self.folded, self.scheme, self.refresh, self._merged = folded, scheme, refresh, merged
+        super().__init__(_quantised(folded.graph, scheme, preprocessing, black), preprocessing)
+        self.folded, self.scheme, self.refresh = folded, scheme, refresh
+        self._unrounded = merged or (not scheme.integer_front and _resizes(folded.graph))
         self.calibration = torch.from_numpy(np.array(calibration)).permute(0, 3, 1, 2)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.calibrate()
@@ -149,9 +150,9 @@ class QuantisedDeploy(Deploy):
         """float32 0..255 of any shape -> normalised, as they reach the first layer of the artefact.
 
         LiteRT's converter merges the normalisation into a first layer without padding, which then takes the
-        bytes as they are.
+        bytes as they are; in ONNX images are resized before anything is rounded.
         """
-        if self._merged:
+        if self._unrounded:
             return (pixels - self.preprocessing.offset) * (1 / self.preprocessing.scale)
         return self.scheme.pixels(pixels, self.preprocessing)
 
@@ -178,23 +179,24 @@ class QuantisedDeploy(Deploy):
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        parts: list[Rounding | QuantisedLayer] = [*self._roundings(), *self.layers().values()]
-        _set_measuring(parts, True)
+        parts = [
+            m for m in self.network.modules() if isinstance(m, Rounding | QuantisedLayer | QuantisedResize)
+        ]
+        for part in parts:
+            part.measuring = True
         try:
             yield
         finally:
-            _set_measuring(parts, False)
+            for part in parts:
+                part.measuring = False
 
     def _roundings(self) -> list[Rounding]:
         return [module for module in self.network.modules() if isinstance(module, Rounding)]
 
 
-def _set_measuring(parts: Sequence[Rounding | QuantisedLayer], measuring: bool) -> None:
-    for part in parts:
-        part.measuring = measuring
-
-
-def _quantised(folded: fx.GraphModule, scheme: Scheme, pixel_step: float, black: float) -> fx.GraphModule:
+def _quantised(
+    folded: fx.GraphModule, scheme: Scheme, preprocessing: Preprocessing, black: float
+) -> fx.GraphModule:
     """A copy with quantised layers, and a rounding after each value the artefact rounds.
 
     black: what a zero byte stands for, where the first layer takes bytes; else 0.
@@ -203,8 +205,12 @@ def _quantised(folded: fx.GraphModule, scheme: Scheme, pixel_step: float, black:
     nodes = list(graph.graph.nodes)
     last = max(index for index, node in enumerate(nodes) if kind(node, graph) is Kind.LAYER)
     tail = set(nodes[last + 1 :]) if scheme.float_islands else set()
+    resizing = [node for node in nodes if kind(node, graph) is Kind.RESIZED]
     for node in [node for node in nodes if _rounds(node, graph, scheme, tail)]:
         _round_after(node, graph, scheme)
+    for node in resizing:
+        _replace(node, graph, QuantisedResize(resized_to(node), scheme, preprocessing))
+    pixel_step = scheme.pixel_step(preprocessing)
     for node in list(graph.graph.nodes):
         layer = graph.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -245,7 +251,19 @@ def _takes_bare_pixels(graph: fx.GraphModule) -> bool:
     """Whether only a convolution without padding takes the input."""
     users = [user for node in graph.graph.nodes if node.op == "placeholder" for user in node.users]
     layers = [graph.get_submodule(str(user.target)) for user in users if user.op == "call_module"]
-    return len(users) == 1 and all(isinstance(m, nn.Conv2d) and m.padding == (0, 0) for m in layers)
+    takes = [isinstance(layer, nn.Conv2d) and layer.padding == (0, 0) for layer in layers]
+    return len(users) == 1 and takes == [True]
+
+
+def _resizes(graph: fx.GraphModule) -> bool:
+    return any(kind(node, graph) is Kind.RESIZED for node in graph.graph.nodes)
+
+
+def _replace(node: fx.Node, graph: fx.GraphModule, module: nn.Module) -> None:
+    graph.add_submodule(node.name, module)
+    with graph.graph.inserting_after(node):
+        node.replace_all_uses_with(graph.graph.call_module(node.name, (node.all_input_nodes[0],)))
+    graph.graph.erase_node(node)
 
 
 def _source(node: fx.Node, graph: fx.GraphModule) -> Rounding | None:

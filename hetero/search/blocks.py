@@ -21,30 +21,34 @@ Features = dict[str, float]
 class Stem:
     """From pixels to the first feature map: preprocessing, 3x3 convolution, activation.
 
-    size: of the image.
+    size: of the image. resized: to what size before the convolution, None where it stays as it is.
     """
 
     size: int
     width: int
     stride: int
     activation: Activation
+    resized: int | None = None
 
     kind = "stem"
 
     @property
     def key(self) -> str:
-        return f"stem-{self.size}-{self.width}-s{self.stride}-{self.activation}"
+        resized = "" if self.resized is None else f"-to{self.resized}"
+        return f"stem-{self.size}{resized}-{self.width}-s{self.stride}-{self.activation}"
 
     @property
     def resolution(self) -> int:
         """Of the feature map it returns."""
-        return strided(self.size, self.stride)
+        return strided(self.resized or self.size, self.stride)
 
     @property
     def features(self) -> Features:
         area = self.resolution**2
+        resized = {} if self.resized is None else {"resized": 1, "resized_elements": 3 * self.resized**2}
         return {
             "constant": 1,
+            **resized,
             "convolution_macs": 27 * self.width * area,
             "pixels": self.size**2,
             f"{self.activation}_elements": self.width * area,
@@ -135,7 +139,7 @@ Part = Stem | Residual | Head
 def parts(config: ElasticConfig, size: int) -> tuple[Part, ...]:
     """What the network consists of on images of `size` x `size`, in the order it computes."""
     act = config.activation
-    stem = Stem(size, config.scaled(config.stem), config.stem_stride, act)
+    stem = Stem(size, config.scaled(config.stem), config.stem_stride, act, config.resolution)
     width, resolution, blocks = stem.width, stem.resolution, list[Residual]()
     for stage in config.stages:
         for index in range(stage.depth):

@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Choices:
-    """What may vary. widths, depths: of each stage; the first stage keeps the resolution, others halve it."""
+    """What may vary. widths, depths: of each stage; the first stage keeps the resolution, others halve it.
+
+    resolutions: to which images may be resized, beside staying as they are.
+    """
 
     stems: tuple[int, ...] = (8, 16, 24)
     widths: tuple[tuple[int, ...], ...] = ((8, 16, 24), (16, 32, 40), (32, 64, 80))
@@ -26,6 +29,7 @@ class Choices:
     squeeze_excite: tuple[bool, ...] = (False, False, True)
     heads: tuple[int, ...] = (128, 192, 384)
     activations: tuple[Activation, ...] = ("relu6", "hswish")
+    resolutions: tuple[int, ...] = ()
 
 
 def sample(generator: np.random.Generator, choices: Choices | None = None) -> ElasticConfig:
@@ -47,6 +51,7 @@ def sample(generator: np.random.Generator, choices: Choices | None = None) -> El
         stages=stages,
         head=_one(generator, among.heads),
         activation=_one(generator, among.activations),
+        resolution=_one(generator, (None, *among.resolutions)),
     )
 
 

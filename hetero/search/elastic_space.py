@@ -1,4 +1,4 @@
-"""The elastic family as a search space: width, depth, kernel, expansion, gates, activation."""
+"""The elastic family as a search space: resolution, width, depth, kernel, expansion, gates, activation."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ class ElasticSpaceConfig(Config):
     """The space around the presets of the student: from below elastic-xs to about elastic-l."""
 
     kind: Literal["elastic"] = "elastic"
+    resolution: tuple[int, ...] = Field(
+        default=(), description="sides that images are resized to; none: as they are"
+    )
     stem: tuple[int, ...] = Field(default=(8, 16, 24), min_length=1)
     stem_stride: Literal[1, 2] = 2
     stages: tuple[StageSpace, ...] = Field(
@@ -55,6 +58,7 @@ class ElasticSpaceConfig(Config):
         return self
 
     def _ordered(self) -> Iterator[tuple[str, Sequence[float]]]:
+        yield "resolution", self.resolution
         yield "stem", self.stem
         yield "head", self.head
         for number, stage in enumerate(self.stages):
@@ -96,6 +100,7 @@ class ElasticSpace(SharedSpace):
             activation=taken["activation"],
             dim=self.settings.dim,
             project=self.settings.project,
+            resolution=taken.get("resolution"),
         )
 
     def canonical(self, architecture: Architecture) -> Architecture:
@@ -136,6 +141,8 @@ class ElasticSpace(SharedSpace):
 
     def _choices(self) -> Iterator[Choice]:
         space = self.settings
+        if space.resolution:
+            yield Choice("resolution", space.resolution)
         yield Choice("stem", space.stem)
         for number, stage in enumerate(space.stages):
             yield Choice(f"stage{number}.width", stage.width)

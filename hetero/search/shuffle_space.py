@@ -39,6 +39,9 @@ class ShuffleSpaceConfig(Config):
     """From about half the operations of elastic-xs to twice those of elastic-m, on images of 32 pixels."""
 
     kind: Literal["shuffle"] = "shuffle"
+    resolution: tuple[int, ...] = Field(
+        default=(), description="sides that images are resized to; none: as they are"
+    )
     stem: tuple[int, ...] = Field(default=(8, 16, 24), min_length=1)
     stem_stride: Literal[1, 2] = 2
     stages: tuple[ShuffleStageSpace, ...] = Field(
@@ -61,6 +64,7 @@ class ShuffleSpaceConfig(Config):
         return self
 
     def _ordered(self) -> Iterator[tuple[str, Sequence[float]]]:
+        yield "resolution", self.resolution
         yield "stem", self.stem
         yield "head", self.head
         for number, stage in enumerate(self.stages):
@@ -93,6 +97,7 @@ class ShuffleSpace(SharedSpace):
             activation=taken["activation"],
             dim=space.dim,
             project=space.project,
+            resolution=taken.get("resolution"),
         )
 
     def canonical(self, architecture: Architecture) -> Architecture:
@@ -138,6 +143,8 @@ class ShuffleSpace(SharedSpace):
 
     def _choices(self) -> Iterator[Choice]:
         space = self.settings
+        if space.resolution:
+            yield Choice("resolution", space.resolution)
         yield Choice("stem", space.stem)
         for number, stage in enumerate(space.stages):
             yield Choice(f"stage{number}.depth", stage.depth)

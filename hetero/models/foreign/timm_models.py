@@ -14,6 +14,7 @@ from hetero.models.family import FamilyConfig
 from hetero.models.foreign.config import Channels
 from hetero.models.foreign.scaling import ChannelAffine
 from hetero.models.foreign.torchvision_shim import make_importable
+from hetero.models.layers import Resize
 from hetero_devices.errors import ModelError, require
 
 
@@ -60,9 +61,12 @@ def network(config: TimmConfig, *, weights: bool = True) -> nn.Module:
     weights: False leaves them random, whatever the config asks for.
     """
     made = backbone(config.name, config.weights if weights else "random", config.size, config.dim)
-    if {*made.mean, *made.std} == {0.5}:
-        return made.network
-    return nn.Sequential(ChannelAffine(made.mean, made.std), made.network)
+    before: list[nn.Module] = []
+    if config.resolution is not None:
+        before.append(Resize(config.resolution))
+    if {*made.mean, *made.std} != {0.5}:
+        before.append(ChannelAffine(made.mean, made.std))
+    return nn.Sequential(*before, made.network) if before else made.network
 
 
 def _weights(weights: str) -> dict[str, Any]:
