@@ -16,7 +16,7 @@ from hetero.models.cost import cost
 from hetero.models.elastic import PRESETS, ElasticConfig, ElasticNet, InvertedResidual, Stage
 from hetero.models.layers import SqueezeExcite
 from hetero.search.blocks import Head, Part, Residual, Stem, distinct, macs, parts
-from hetero.search.candidates import sample_distinct
+from hetero.search.candidates import Choices, sample_distinct
 from hetero_devices.cpu import describe
 from hetero_devices.devices import HostDevice, Stopping
 from hetero_devices.errors import DeviceError, HeteroError, UnknownBlock
@@ -27,6 +27,7 @@ CONFIGS = [
     *PRESETS.values(),
     ElasticConfig(stem_stride=1, dim=64, project=256, width=0.5, activation="leaky_relu"),
     ElasticConfig(stages=(Stage(width=24, kernel=7, expansion=2.5, stride=2, squeeze_excite=True),)),
+    ElasticConfig(resolution=24),
     *sample_distinct(8, seed=3),
 ]
 
@@ -145,6 +146,20 @@ def test_cost_model_never_pays_back() -> None:
     prices = CostModel.fit(falling).prices["k"]
     assert prices["x"] == 0
     assert prices["constant"] > 0
+
+
+def test_a_block_with_a_feature_that_was_never_measured_has_no_price() -> None:
+    measured = [Row(ms=0.1, kind="stem", features=dict(STEM.features))]
+    model = CostModel.fit(measured)
+    assert model.price(replace(STEM, width=32)) > model.price(STEM)
+    with pytest.raises(DeviceError, match=r"stem-32-to24-16-s2-relu6 .* with resized was measured"):
+        model.price(replace(STEM, resized=24))
+
+
+def test_candidates_resize_their_images_where_they_may() -> None:
+    plain, resizing = (sample_distinct(20, 0, Choices(resolutions=sides)) for sides in ((), (24,)))
+    assert {config.resolution for config in plain} == {None}
+    assert {config.resolution for config in resizing} == {None, 24}
 
 
 def test_errors_are_relative() -> None:

@@ -53,6 +53,12 @@ def test_a_dual_network_is_the_tangent(name: str) -> None:
         assert float((tangent(images) - tangent.network(images)).abs().max()) > 0.1
 
 
+def test_a_dual_network_resizes_its_images() -> None:
+    tangent = moved(build(RESIDUAL.model_copy(update={"resolution": 8})).double(), 0.1)
+    images = torch.randn(2, 3, 12, 12, dtype=torch.double)
+    torch.testing.assert_close(DualNetwork(tangent)(images), tangent(images).detach())
+
+
 @pytest.mark.parametrize("moving", [("embed",), ("features.2.body.0.1",), ("features.0.0.weight",)])
 def test_some_layers_may_stay(moving: tuple[str, ...]) -> None:
     """The head alone, a batch norm alone, a convolution without its batch norm."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hetero.data.imageset import ImageSet
@@ -69,6 +70,17 @@ def test_cost_of_a_network_counted_by_hand() -> None:
 def test_the_width_multiplier_narrows() -> None:
     wide, narrow = (cost(build(ElasticConfig(width=w)), 32) for w in (1.0, 0.5))
     assert narrow.macs < wide.macs / 2
+
+
+@pytest.mark.parametrize("name", ["elastic-xs", "shuffle-s", "residual-s"])
+def test_a_network_of_a_resolution_sees_the_resized_image(name: str) -> None:
+    plain = build(preset(name)).eval()
+    resizing = build(preset(name).model_copy(update={"resolution": 24})).eval()
+    resizing.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    resized = F.interpolate(images, (24, 24), mode="bilinear")
+    torch.testing.assert_close(resizing(images), plain(resized), rtol=0, atol=0)
+    assert cost(resizing, 32) == cost(plain, 24)
 
 
 def test_a_block_keeps_its_input_only_where_shapes_allow() -> None:

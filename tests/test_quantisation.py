@@ -20,7 +20,7 @@ from hetero.models.deploy import Deploy
 from hetero.models.elastic import ElasticConfig, Stage
 from hetero.models.foreign import timm_models
 from hetero.models.foreign.scaling import ChannelAffine
-from hetero.models.layers import conv_bn
+from hetero.models.layers import Resize, conv_bn
 from hetero.models.residual import ResidualConfig
 from hetero.models.store import Model
 from hetero.objectives.regression import RegressionConfig
@@ -295,6 +295,7 @@ def test_written_weights_keep_the_simulation(students: dict[str, Model], name: s
     ("network", "message"),
     [
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), nn.Flatten(), nn.Linear(4, 4)), r"GELU \(1\)"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), Resize(8), nn.Conv2d(4, 4, 1)), "the operator 'interpolate'"),
         (nn.Sequential(nn.ReLU(), nn.Flatten()), "has no convolution or linear layer"),
         (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)), r"BatchNorm2d \(0\)"),
     ],

@@ -94,6 +94,24 @@ def test_the_supernet_computes_what_the_candidate_with_its_weights_computes(spac
         torch.testing.assert_close(supernet.path(images, architecture), network(images), rtol=0, atol=0)
 
 
+def test_the_resolution_is_a_choice_that_costs_operations_and_no_weights() -> None:
+    torch.manual_seed(0)
+    space = ElasticSpace(SMALL.model_copy(update={"resolution": (8, 12, 16)}))
+    small, large = (space.config(each) for each in (space.smallest(), space.largest()))
+    assert (small.resolution, large.resolution) == (8, 16)
+    assert space.parse(space.describe(space.smallest())) == space.smallest()
+    at = {side: large.model_copy(update={"resolution": side}) for side in (8, 16)}
+    costs = {side: cost(build(config), 16) for side, config in at.items()}
+    assert costs[8].parameters == costs[16].parameters
+    assert 3 * costs[8].macs < costs[16].macs
+    supernet, images = SuperNet(space, Paths(rule="single")), torch.randn(4, 3, 16, 16)
+    for architecture in drawn(space, 6):
+        network = supernet.extract(architecture).train()
+        torch.testing.assert_close(supernet.path(images, architecture), network(images), rtol=0, atol=0)
+    with pytest.raises(ValidationError, match="resolution must rise"):
+        ElasticSpaceConfig(resolution=(16, 8))
+
+
 def test_candidates_share_weights(space: ElasticSpace) -> None:
     supernet = SuperNet(space, Paths(rule="single"))
     small, large = space.smallest(), space.largest()

@@ -150,6 +150,7 @@ FUNCTIONS: dict[Any, Rule] = {
     torch.mean: through(torch.mean),
     F.avg_pool2d: through(F.avg_pool2d),
     F.adaptive_avg_pool2d: through(F.adaptive_avg_pool2d),
+    F.interpolate: through(F.interpolate),
     F.pad: through(F.pad),  # by zeros, the only kind that is linear and not affine
     operator.getitem: through(operator.getitem),
     getattr: lambda x, name: Dual(getattr(x.value, name.value), None),  # a shape

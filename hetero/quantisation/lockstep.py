@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
+from hetero.quantisation.resizing import QuantisedResize
 from hetero.quantisation.simulation import QuantisedDeploy, QuantisedLayer, Rounding
 
 
@@ -61,6 +62,8 @@ class _Lockstep(fx.Interpreter):
         match module:
             case Rounding():
                 return _Pair(exact[0][0], module(quantised[0][0]))
+            case QuantisedResize():
+                return _Pair(module.exact(exact[0][0]), module(quantised[0][0]))
             case QuantisedLayer():
                 return self._layer(str(n.target), module, exact[0][0], quantised[0][0])
         call = getattr(self, n.op)

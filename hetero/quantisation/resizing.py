@@ -47,16 +47,20 @@ class QuantisedResize(nn.Module):
         self.resolution, self.scheme, self.ends = resolution, scheme, pixel_ends(preprocessing)
         self.measuring = False
 
+    def exact(self, x: Tensor) -> Tensor:
+        """The same without rounding."""
+        return _in_floats(x, Axis.of(x.shape[-1], self.resolution, x.device))
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        axis = Axis.of(x.shape[-1], self.resolution, x.device)
         if self.measuring:
-            return _in_floats(x, axis)
+            return self.exact(x)
         low, high = torch.tensor(self.ends, device=x.device)
         scale, zero = self.scheme.activation_grid(low, high)
         if self.scheme.integer_front:
+            axis = Axis.of(x.shape[-1], self.resolution, x.device)
             return _in_integers((x / scale).round().to(torch.int32), axis) * scale
-        levels = (_in_floats(x, axis) / scale).round() + zero
+        levels = (self.exact(x) / scale).round() + zero
         return (levels.clamp(self.scheme.lowest, self.scheme.highest) - zero) * scale
 
 
