@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hetero.linear.descent import DescentConfig, descend, drawn, largest_eigenvalue
+from hetero.linear.config import FinetuneConfig
+from hetero.linear.fitting import Fitting, Lesson, LessonConfig
 from hetero.linear.jacobian import Jacobian
 from hetero.linear.kfac import Kfac
-from hetero.linear.losses import Targets, objective, towards
+from hetero.linear.losses import Targets, square_loss, towards
 from hetero.linear.measuring import Places
-from hetero.linear.solving import dual, iterated, normal
+from hetero.linear.objective import preconditioner
+from hetero.linear.solving import dual, iterated, largest_eigenvalue, normal
 from hetero.linear.tangent import Tangent
 from hetero.linear.vectors import flat, shaped
 from hetero.models.build import build
@@ -168,41 +171,56 @@ def optimum(tangent: Tangent, inputs: Tensor, targets: Targets, penalty: float) 
     return found, float(errors.square().sum() + penalty * found.square().sum()) / len(inputs)
 
 
-def test_descent_with_kfac_reaches_the_closed_form() -> None:
+def trained(tangent: Tangent, inputs: Tensor, targets: Targets, rate: float, **asked: Any) -> list[float]:
+    """The loss after each pass over all samples, as `hetero finetune` trains; asked: see `fitting`."""
+    losses: list[float] = []
+
+    def score(model: nn.Module) -> float:
+        with torch.no_grad():
+            decay = asked["penalty"] / len(inputs) * flat(tangent.delta()).square().sum()
+            losses.append(float(square_loss(model(inputs), targets) + decay))
+        return 0.0
+
+    fitting(tangent, inputs, rate, **asked).run(Lesson(inputs, targets.values), score)
+    return losses
+
+
+def fitting(
+    tangent: Tangent, inputs: Tensor, rate: float, *, penalty: float, epochs: int, kfac: bool, folder: Path
+) -> Fitting:
+    """In one batch, by K-FAC or plain; rates in units of the largest stable one."""
+    decay = 2 * penalty / len(inputs)  # of the mean, as a penalty of the sum
+    lesson = LessonConfig(epochs=epochs, batch=len(inputs), decay=decay)
+    config = FinetuneConfig(lesson=lesson, damping=1e-9, draws=None)
+    better = preconditioner(tangent, inputs, config, kfac)
+    return Fitting(tangent, lambda y, t: square_loss(y, towards(t)), rate, lesson, folder, 0, better)
+
+
+def test_training_with_kfac_reaches_the_closed_form(tmp_path: Path) -> None:
     tangent, inputs, targets = problem()
     expected, loss = optimum(tangent, inputs, targets, 1.0)
-    kfac = Kfac.measure(tangent, inputs)
-    config = DescentConfig(rate=0.5, momentum=0.9, steps=400, penalty=1.0, damping=0, cosine=False)
-    descend(tangent, drawn(inputs, targets, 40, 0), 40, config, kfac=kfac)
+    losses = trained(tangent, inputs, targets, 0.5, penalty=1.0, epochs=400, kfac=True, folder=tmp_path)
     torch.testing.assert_close(flat(tangent.delta()).detach(), expected, rtol=1e-5, atol=1e-6)
-    ended = objective(tangent(inputs), targets, tangent.update.parameters(), 1.0, 40).detach()
-    assert float(ended) == pytest.approx(loss)
+    assert losses[-1] == pytest.approx(loss)
     solved = iterated(Jacobian(tangent, inputs), targets, 1.0, tolerance=1e-10)
     torch.testing.assert_close(solved.vector, expected, rtol=1e-5, atol=1e-6)
 
 
-def steps_to(tangent: Tangent, inputs: Tensor, targets: Targets, kfac: Kfac | None, goal: float) -> int:
-    """The fewest steps, over a grid of rates, until the loss stays below `goal`."""
-    best = 300
+def passes_to(goal: float, kfac: bool, folder: Path) -> int:
+    """The fewest passes, over a grid of rates, until the loss stays below `goal`; 300 are tried."""
+    found = []
     for rate in (4.0**-k for k in range(5)):
-        losses: list[float] = []
-        tangent.move({n: torch.zeros_like(w) for n, w in tangent.start().items()})
-        config = DescentConfig(rate=rate, momentum=0.9, steps=best, penalty=0.1, damping=0, cosine=False)
-        try:
-            watch = lambda step, loss, losses=losses: losses.append(loss)  # noqa: E731
-            descend(tangent, drawn(inputs, targets, 40, 0), 40, config, kfac=kfac, watch=watch)
-        except ModelError:
-            continue
+        tangent, inputs, targets = problem()
+        place = folder / f"{kfac}-{rate:g}"
+        losses = trained(tangent, inputs, targets, rate, penalty=0.1, epochs=300, kfac=kfac, folder=place)
         above = [step for step, loss in enumerate(losses) if not loss < goal]
-        best = min(best, (above[-1] + 2) if above else 1)
-    return best
+        found.append((above[-1] + 2) if above else 1)
+    return min(found)
 
 
-def test_kfac_needs_several_times_fewer_steps_than_plain_descent() -> None:
-    tangent, inputs, targets = problem()
-    goal = 1.01 * optimum(tangent, inputs, targets, 0.1)[1]
-    with_kfac = steps_to(tangent, inputs, targets, Kfac.measure(tangent, inputs), goal)
-    plain = steps_to(tangent, inputs, targets, None, goal)
+def test_kfac_needs_several_times_fewer_passes_than_plain_descent(tmp_path: Path) -> None:
+    goal = 1.01 * optimum(*problem(), 0.1)[1]
+    with_kfac, plain = passes_to(goal, True, tmp_path), passes_to(goal, False, tmp_path)
     assert plain >= 5 * with_kfac, (plain, with_kfac)
 
 
@@ -227,53 +245,8 @@ def test_the_largest_eigenvalue_bounds_the_rate() -> None:
     assert largest_eigenvalue(operator, jacobian.width) == pytest.approx(expected, rel=1e-3)
 
 
-def test_batches_are_a_function_of_the_step_and_pass_over_everything() -> None:
-    inputs, targets = torch.arange(10.0)[:, None], towards(torch.arange(10.0)[:, None])
-    take = drawn(inputs, targets, 3, seed=1)
-    epoch = torch.cat([take(step)[0] for step in range(3)])
-    assert len(set(epoch.flatten().tolist())) == 9
-    assert not torch.equal(epoch, torch.cat([take(step)[0] for step in range(3, 6)]))
-    torch.testing.assert_close(take(4)[0], take(4)[1].values)
-    torch.testing.assert_close(take(4)[0], drawn(inputs, targets, 3, seed=1)(4)[0])
-    assert len(drawn(inputs, targets, 99, seed=1)(5)[0]) == 10
-
-
-def test_interrupted_descent_continues_to_the_same_weights(tmp_path: Path) -> None:
-    tangent, inputs, targets = problem()
-    kfac, batches = Kfac.measure(tangent, inputs), drawn(inputs, targets, 8, 0)
-    config = DescentConfig(rate=0.05, steps=30, penalty=0.1, checkpoint_every=7)
-    whole = descend(Tangent(tangent.network), batches, 40, config, kfac=kfac)
-
-    def stop(step: int, loss: float) -> None:
-        if step == 17:
-            raise KeyboardInterrupt
-
-    path = tmp_path / "descent.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        descend(Tangent(tangent.network), batches, 40, config, kfac=kfac, checkpoint=path, watch=stop)
-    steps: list[int] = []
-    resumed = descend(
-        Tangent(tangent.network),
-        batches,
-        40,
-        config,
-        kfac=kfac,
-        checkpoint=path,
-        watch=lambda step, loss: steps.append(step),
-    )
-    assert steps == list(range(14, 30))
-    torch.testing.assert_close(flat(resumed.delta()), flat(whole.delta()), rtol=0, atol=0)
-
-
-def test_a_rate_that_diverges_is_named() -> None:
-    tangent, inputs, targets = problem()
-    config = DescentConfig(rate=1e6, steps=200, penalty=0.1)
-    with pytest.raises(ModelError, match="lower the rate"):
-        descend(tangent, drawn(inputs, targets, 40, 0), 40, config)
-
-
 @pytest.mark.parametrize("places", ["expand", "reduce"])
-def test_a_whole_network_is_preconditioned(places: Places) -> None:
+def test_a_whole_network_is_preconditioned(places: Places, tmp_path: Path) -> None:
     """Convolutions, batch norms and a head in float32: a positive map, every parameter in a block."""
     torch.set_default_dtype(torch.float32)
     net = build(ResidualConfig(widths=(8, 16), depths=(1, 1), dim=4, activation="leaky_relu"))
@@ -285,7 +258,5 @@ def test_a_whole_network_is_preconditioned(places: Places) -> None:
         vector = torch.randn(Jacobian(tangent, inputs).width, generator=torch.Generator().manual_seed(seed))
         divided = flat(kfac.solve(shaped(vector, tangent.start()), 1.0))
         assert 0 < float(vector @ divided) < float(vector @ vector)
-    config, losses = DescentConfig(rate=0.03, steps=10, penalty=1.0, cosine=False), list[float]()
-    batches = drawn(inputs, targets, 12, 0)
-    descend(tangent, batches, 12, config, kfac=kfac, watch=lambda step, loss: losses.append(loss))
+    losses = trained(tangent, inputs, targets, 0.5, penalty=1.0, epochs=10, kfac=True, folder=tmp_path)
     assert losses[-1] < 0.9 * losses[0]

@@ -109,7 +109,7 @@ class Fitting:
         for number, rows in enumerate(batches):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(epoch + number / len(batches))
-            losses.append(self._step(lesson.pixels[rows].float(), lesson.targets[rows]))
+            losses.append(self._step(as_input(lesson.pixels[rows], self.model), lesson.targets[rows]))
             if not math.isfinite(losses[-1]):
                 return math.inf
         return float(np.mean(losses))
@@ -137,6 +137,11 @@ class Fitting:
         scores = [line["score"] for line in lines]
         missing = self.config.epochs - len(scores)
         return Curve((*scores, *[0.0] * missing), sum(line["seconds"] for line in lines))
+
+
+def as_input(pixels: Tensor, model: nn.Module) -> Tensor:
+    """uint8 [N, 3, S, S] in the model's own precision."""
+    return pixels.to(next(model.parameters()).dtype)
 
 
 def saved_bytes(model: nn.Module, pixels: Tensor) -> int:

@@ -7,7 +7,6 @@ as it is. Training in batches minimises the same divided by the number of sample
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -77,21 +76,6 @@ def square_loss(outputs: Tensor, targets: Targets) -> Tensor:
     """mean_i sum_k c_ik (f_ik - y_ik)^2 -> scalar. outputs: float [N, K]."""
     errors = outputs - targets.values
     return targets.weighted(errors.square()).sum(1).mean()
-
-
-def square_norm(update: Iterable[Tensor]) -> Tensor:
-    """|w - w0|^2 of all tensors of an update -> scalar."""
-    return torch.stack([tensor.square().sum() for tensor in update]).sum()
-
-
-def objective(
-    outputs: Tensor, targets: Targets, update: Iterable[Tensor], penalty: float, samples: int
-) -> Tensor:
-    """L / N from a batch -> scalar. samples: N, of the whole training set, not of the batch.
-
-    update: `tangent.update.parameters()`; the tangent's own `parameters()` hold the frozen network's too.
-    """
-    return square_loss(outputs, targets) + penalty / samples * square_norm(update)
 
 
 def _check(labels: Tensor, classes: int) -> None:

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetero.linear.config import FinetuneConfig
-from hetero.linear.descent import largest_eigenvalue
-from hetero.linear.fitting import Gradients, Lesson, Loss, Precondition
+from hetero.linear.fitting import Gradients, Lesson, Loss, Precondition, as_input
 from hetero.linear.jacobian import Jacobian
 from hetero.linear.kfac import Kfac
 from hetero.linear.losses import Targets, rescaled_one_hot, scaled_one_hot, square_loss
 from hetero.linear.methods import Method, Objective
+from hetero.linear.solving import largest_eigenvalue
 from hetero.linear.tangent import Tangent
 from hetero.linear.vectors import flat, shaped
 
@@ -55,8 +55,9 @@ def preconditioner(tangent: Tangent, pixels: Tensor, config: FinetuneConfig, kfa
     """
     count, start = len(pixels), tangent.start()
     penalty = config.lesson.decay * count / 2
-    better: Solve = _kfac(tangent, pixels, config, penalty) if kfac else dict
-    jacobian = Jacobian(tangent, pixels[: config.probe].float())
+    images = as_input(pixels, tangent)
+    better: Solve = _kfac(tangent, images, config, penalty) if kfac else dict
+    jacobian = Jacobian(tangent, images[: config.probe])
     share = len(jacobian) / count
 
     def curved(vector: Tensor) -> Tensor:
@@ -73,6 +74,6 @@ def preconditioner(tangent: Tangent, pixels: Tensor, config: FinetuneConfig, kfa
     return precondition
 
 
-def _kfac(tangent: Tangent, pixels: Tensor, config: FinetuneConfig, penalty: float) -> Solve:
-    found = Kfac.measure(tangent, pixels.float(), draws=config.draws, seed=config.seed)
+def _kfac(tangent: Tangent, images: Tensor, config: FinetuneConfig, penalty: float) -> Solve:
+    found = Kfac.measure(tangent, images, draws=config.draws, seed=config.seed)
     return lambda vector: found.solve(vector, penalty, config.damping)
