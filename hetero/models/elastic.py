@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hetero.config import Config
 from hetero.models.family import FamilyConfig
-from hetero.models.layers import Activation, PooledNet, SqueezeExcite, activation, conv_bn
+from hetero.models.layers import Activation, PooledNet, SqueezeExcite, activation, conv_bn, eights
 
 
 class Stage(Config):
@@ -42,8 +42,8 @@ class ElasticConfig(FamilyConfig):
     width: float = Field(default=1.0, gt=0, description="multiplies every width")
 
     def scaled(self, channels: int) -> int:
-        """`channels` times the width multiplier, to a multiple of 8: what SIMD kernels like."""
-        return max(8, round(channels * self.width / 8) * 8)
+        """`channels` times the width multiplier, see `eights`."""
+        return eights(channels * self.width)
 
 
 class InvertedResidual(nn.Module):
@@ -51,7 +51,7 @@ class InvertedResidual(nn.Module):
 
     def __init__(self, inputs: int, stage: Stage, outputs: int, stride: int, act: Activation) -> None:
         super().__init__()
-        hidden = max(8, round(inputs * stage.expansion / 8) * 8)
+        hidden = eights(inputs * stage.expansion)
         self.identity = stride == 1 and inputs == outputs
         self.body = nn.Sequential(
             conv_bn(inputs, hidden, 1),

@@ -46,6 +46,11 @@ class SqueezeExcite(nn.Module):
         return x * (F.relu6(gate + 3.0) * (1 / 6))
 
 
+def eights(channels: float) -> int:
+    """To a multiple of 8, at least 8: what SIMD kernels like."""
+    return max(8, round(channels / 8) * 8)
+
+
 class Resize(nn.Module):
     """float32 [N, 3, S, S] -> [N, 3, R, R], bilinear between pixel centres.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hetero.config import Config
 from hetero.models.family import FamilyConfig
-from hetero.models.layers import Activation, PooledNet, activation, conv_bn
+from hetero.models.layers import Activation, PooledNet, activation, conv_bn, eights
 
 Operator = Literal["shuffle3", "shuffle5", "shuffle7", "xception"]
 
@@ -51,8 +51,8 @@ class ShuffleConfig(FamilyConfig):
     width: float = Field(default=1.0, gt=0, description="multiplies every width")
 
     def scaled(self, channels: int) -> int:
-        """`channels` times the width multiplier, to a multiple of 8: what SIMD kernels like."""
-        return _eights(channels * self.width)
+        """`channels` times the width multiplier, see `eights`."""
+        return eights(channels * self.width)
 
 
 class ShuffleBlock(nn.Module):
@@ -74,7 +74,7 @@ class ShuffleBlock(nn.Module):
         super().__init__()
         self.each = outputs // 2
         self.shortcut = nn.Sequential(*_shortcut(inputs, self.each, stride, act)) if opens else None
-        into, inner = (inputs if opens else self.each), _eights(self.each * hidden)
+        into, inner = (inputs if opens else self.each), eights(self.each * hidden)
         make = _xception if operator == "xception" else _inverted
         self.body = make(into, inner, self.each, operator, stride, act)
 
@@ -105,10 +105,6 @@ class ShuffleNet(PooledNet):
                 width = outputs
         blocks += [conv_bn(width, config.head, 1), activation(act)]
         super().__init__(blocks, config.head, config.dim, config.resolution)
-
-
-def _eights(channels: float) -> int:
-    return max(8, round(channels / 8) * 8)
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, act: Activation) -> tuple[nn.Module, ...]:

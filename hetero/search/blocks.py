@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hetero.models.elastic import ElasticConfig
-from hetero.models.layers import Activation
+from hetero.models.layers import Activation, eights
 
 Features = dict[str, float]
 """What a cost model is fitted on: multiply-accumulates (`..._macs`), elements read or written, counts."""
@@ -145,7 +145,7 @@ def parts(config: ElasticConfig, size: int) -> tuple[Part, ...]:
         for index in range(stage.depth):
             block = Residual(
                 inputs=width,
-                hidden=max(8, round(width * stage.expansion / 8) * 8),
+                hidden=eights(width * stage.expansion),
                 outputs=config.scaled(stage.width),
                 kernel=stage.kernel,
                 stride=stage.stride if index == 0 else 1,
