@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,9 +53,16 @@ class Row:
 class Bench:
     """One data set: the anchor and the students at every budget."""
 
-    def __init__(self, data: str, options: argparse.Namespace) -> None:
-        self.data, self.options = data, options
-        self.folder = results.WORK / "headline" / f"{data}-{options.scale}"
+    def __init__(
+        self,
+        data: str,
+        options: argparse.Namespace,
+        changes: Sequence[str] = (),
+        folder: Path = results.WORK / "headline",
+    ) -> None:
+        """changes: of the recipe of every student."""
+        self.data, self.options, self.changes = data, options, tuple(changes)
+        self.folder = folder / f"{data}-{options.scale}"
         self.searched = search.Bench(data, 0, options)
 
     @cached_property
@@ -82,6 +90,7 @@ class Bench:
             "student.quantised={}" if scale != "trial" else "student.quantised=null",
             "export.precisions=[fp32,int8]",
             f"anchor.source={self.searched.anchor}",
+            *self.changes,
         ]
         run = Run.open(self.folder / f"{ratio}x", resolve(self.data, given))
         sharing.share_views(self.run, run.folder)
@@ -138,6 +147,11 @@ _HEAD = (
     "| query model | runtime | query MACs | fewer than the anchor | symmetric R@1 | asymmetric R@1 "
     "| asymmetric mAP | R@1 against the paragon, points |\n|---|---|---|---|---|---|---|---|"
 )
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Its lines, without the paragon."""
+    return [_HEAD, *map(_line, rows)]
 
 
 def section(bench: Bench, rows: Sequence[Row]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from hetero.search.searching import Search, open_search
 from hetero.tensors import load_tensors
 from hetero_devices.cpu import describe
 from hetero_devices.errors import DeviceError, RecipeError
-from hetero_devices.files import read_json
+from hetero_devices.files import read_json, write_json
 from hetero_devices.latency_table import LatencyTable, rows
 
 SETTINGS = (
@@ -147,6 +148,21 @@ def test_a_budget_of_time_is_kept_by_a_table(searched: Search, tmp_path: Path) -
 def test_settings_do_not_mix(searched: Search, change: str, name: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         open_search(searched.run.folder, recipe(change), name)
+
+
+def test_settings_of_an_older_version_are_those_with_the_newer_defaults(
+    searched: Search, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(searched.run.folder, folder)
+    path = folder / "search" / "supernet.json"
+    older = read_json(path)
+    del older["space"]["resolution"]
+    write_json(path, older)
+    assert open_search(folder, recipe(), "again").carry_out().chosen == searched.carry_out().chosen
+    write_json(path, {**older, "space": {"kind": "none"}})
+    with pytest.raises(RecipeError, match=r"supernet\.json is damaged, or of another version"):
+        open_search(folder, recipe(), "again")
 
 
 def start(folder: Path, *changes: str) -> subprocess.Popen[bytes]:

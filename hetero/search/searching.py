@@ -13,12 +13,14 @@ RUN/search/NAME/search.png        reward over cost of all candidates, the front 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from hetero.data import protocol
@@ -177,29 +179,44 @@ def open_search(folder: Path, recipe: Recipe, name: str = "best") -> Search:
     if not _NAME.fullmatch(name) or name in ("supernet", "listed"):
         raise RecipeError(f"{name!r} is no name for a search: use letters, digits, dot, dash and underscore")
     search = Search(Run.open(folder, recipe), recipe.search, name)
-    fields = recipe.search.model_dump(mode="json", exclude={"workers"})
-    _keep(search.shared / _SHARED, _common(fields), "give another --run")
-    _keep(search.folder / "search.json", fields, "give another --name")
+    _keep(search.shared / _SHARED, _common, recipe.search, "give another --run")
+    _keep(search.folder / "search.json", _settings, recipe.search, "give another --name")
     return search
 
 
-def _common(fields: dict[str, Any]) -> dict[str, Any]:
+def _settings(config: SearchConfig) -> dict[str, Any]:
+    """What decides what is found."""
+    return config.model_dump(mode="json", exclude={"workers"})
+
+
+def _common(config: SearchConfig) -> dict[str, Any]:
     """What decides the supernet's weights and the scores of candidates."""
+    fields = _settings(config)
     of_supernet = {key: fields[key] for key in ("space", "paths", "fit", "settle", "queries")}
     return of_supernet | {"reward": {"metric": fields["reward"]["metric"]}}
 
 
-def _keep(path: Path, fields: dict[str, Any], remedy: str) -> None:
-    if path.exists() and (kept := read_json(path)) != fields:
-        changed = next(key for key in fields if kept.get(key) != fields[key])
+def _keep(
+    path: Path, part: Callable[[SearchConfig], dict[str, Any]], config: SearchConfig, remedy: str
+) -> None:
+    fields = part(config)
+    if path.exists() and (kept := part(_stored(path))) != fields:
+        changed = next(key for key in fields if kept[key] != fields[key])
         raise RecipeError(f"{path.parent} holds a search of another `search.{changed}`: {remedy}")
     write_json(path, fields)
 
 
+def _stored(path: Path) -> SearchConfig:
+    """With defaults for what was not there when it was written."""
+    try:
+        return SearchConfig.model_validate(read_json(path))
+    except ValidationError:
+        raise RecipeError(f"{path} is damaged, or of another version: use another folder") from None
+
+
 def scorer(folder: Path) -> Scorer:
     """For workers: scores candidates by the search of a run folder, whose supernet is trained."""
-    settings = SearchConfig.model_validate(read_json(folder / FOLDER / _SHARED))
-    return Search(Run.existing(folder), settings).scores
+    return Search(Run.existing(folder), _stored(folder / FOLDER / _SHARED)).scores
 
 
 def _reward(config: SearchConfig, candidate: Candidate) -> float:
