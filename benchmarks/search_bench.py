@@ -66,7 +66,7 @@ COMMON = {
         "search.fit.batch=256",
     ),
     "trial": (
-        "anchor.network=residual-s",
+        "anchor.network=residual-m",
         "anchor.fit.steps=4",
         "student.fit.steps=4",
         "student.views=1",
@@ -82,7 +82,7 @@ OF_DATA = {
     "omniglot": {
         "default": ("anchor.fit.steps=3000", "student.fit.steps=1200", "search.fit.steps=1500"),
         "full": ("anchor.fit.steps=60000", "student.fit.steps=60000", "search.fit.steps=60000"),
-        "trial": ("data.rotations=false",),
+        "trial": ("data.rotations=false", "data.train_classes=40"),
     },
     "caltech101": {
         "default": (

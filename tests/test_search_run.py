@@ -159,7 +159,8 @@ def test_settings_of_an_older_version_are_those_with_the_newer_defaults(
     older = read_json(path)
     del older["space"]["resolution"]
     write_json(path, older)
-    assert open_search(folder, recipe(), "again").carry_out().chosen == searched.carry_out().chosen
+    open_search(folder, recipe(), "again")
+    assert read_json(path)["space"]["resolution"] == []
     write_json(path, {**older, "space": {"kind": "none"}})
     with pytest.raises(RecipeError, match=r"supernet\.json is damaged, or of another version"):
         open_search(folder, recipe(), "again")
