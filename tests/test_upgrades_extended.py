@@ -172,3 +172,11 @@ def test_a_smaller_space_extends_nothing() -> None:
         fit_link(method_named("prefix"), embeddings(4, "a"), embeddings(4, "b"))
     unrelated = fit_link(Prefix(), embeddings(8, "a"), embeddings(4, "b"))
     assert unrelated.fitted.cosine < 0.7  # nothing was fitted, and the link says so
+
+
+def test_a_demo_of_one_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["demo", *SMALL, *EXTENDED, "--run", str(tmp_path / "run")])
+    assert isinstance(done.exception, ModelError)
+    assert "'hetero upgrade evaluate'" in str(done.exception)
+    assert not (tmp_path / "run" / "student").exists()
+    assert not (tmp_path / "run" / "anchor").exists()

@@ -13,6 +13,7 @@ from hetero.report import Report
 from hetero.runs import Run
 from hetero.runs.evaluation import evaluate
 from hetero.runs.finishing import finished
+from hetero.runs.sides import check_shares_space
 from hetero.upgrades.links.attach import attached
 from hetero.upgrades.links.link import Link
 from hetero_devices.bundle import MANIFEST, Bundle
@@ -62,7 +63,11 @@ def export_run(run: Run, folder: Path | None = None, config: ExportConfig | None
 
 
 def carry_out(run: Run, device: Device | None = None) -> tuple[Report, Path]:
-    """Everything, and the path of the HTML report. Killed at any moment, calling it again continues."""
+    """Everything, and the path of the HTML report. Killed at any moment, calling it again continues.
+
+    Raises ModelError, before anything is trained, where the report could not compare the student.
+    """
+    check_shares_space(run)
     bundle = export_run(run)
     if run.recipe.student.alone:
         _ = run.alone

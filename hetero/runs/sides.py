@@ -43,11 +43,7 @@ def all_sides(run: Run, bundle: Bundle, device: Device) -> dict[str, Sides]:
 
     Cached in RUN/embeddings by weights and images. Raises ModelError when the bundle is of another student.
     """
-    if run.recipe.student.dimension == "extended":
-        raise ModelError(
-            f"the student of {run.folder} extends the anchor's space: see 'hetero upgrade evaluate', or "
-            f"verify a bundle exported with export.link={run.folder / 'student' / LINK}"
-        )
+    check_shares_space(run)
     if bundle.manifest.source.get("weights_sha256") != weights_digest(run.student.deploy.network).hex():
         raise ModelError(f"the bundle {bundle.root} was exported from another student: export this run again")
     if bundle.manifest.space != run.student.space:
@@ -62,6 +58,15 @@ def all_sides(run: Run, bundle: Bundle, device: Device) -> dict[str, Sides]:
     for model in bundle.manifest.models:
         sides[artefact_name(model)] = cache.get(model, partial(_on_device, bundle, model, device))
     return sides
+
+
+def check_shares_space(run: Run) -> None:
+    """Raise ModelError where the student's vectors cannot be compared with the anchor's as they are."""
+    if run.recipe.student.dimension == "extended":
+        raise ModelError(
+            f"the student of {run.folder} extends the anchor's space: see 'hetero upgrade evaluate', or "
+            f"verify a bundle exported with export.link={run.folder / 'student' / LINK}"
+        )
 
 
 def anchor_sides(anchor: Anchor, images: QueryGallery, split: Split = "test") -> Sides:
