@@ -34,7 +34,7 @@ from hetero_export.block_table import Bench as BlockBench
 from hetero_export.block_table import measure_table
 from hetero_export.bundle import write_bundle
 from hetero_export.choosing import calibration, spread
-from search_budgets import RANDOM, RATIOS, REWARDS, SEARCHED, Budget, rows
+from search_budgets import RANDOM, RATIOS, REWARDS, SEARCHED, SHARED, Budget, rows
 from search_handmade import HANDMADE, PRESET, within
 from search_table import METRICS, Cell
 
@@ -186,12 +186,14 @@ class Bench:
         return within(HANDMADE[how], pricing, self.run.anchor.space.dim)
 
     def _name(self, how: str, budget: Budget) -> str:
-        return f"{REWARDS.get(how, 'random')}-{budget.name}"
+        names = {**REWARDS, RANDOM: "random", SHARED: "shared"}
+        return f"{names[how]}-{budget.name}"
 
     def _changes(self, how: str, limits: BudgetConfig) -> list[str]:
         return [
             f"search.budget={limits.model_dump_json()}",
             f"search.algorithm.kind={'random' if how == RANDOM else 'evolution'}",
+            f"search.algorithm.known={str(how == SHARED).lower()}",
             f"search.reward.kind={REWARDS.get(how, 'product')}",
         ]
 

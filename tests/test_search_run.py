@@ -96,6 +96,16 @@ def test_another_budget_shares_supernet_and_scores(searched: Search) -> None:
     assert len((searched.shared / "scores.jsonl").read_text().splitlines()) > scored
 
 
+def test_a_search_begins_with_what_was_scored_before(searched: Search) -> None:
+    """How many that were is noted, so that a search that is continued has the same start."""
+    before = len((searched.shared / "scores.jsonl").read_text().splitlines())
+    chosen = searched.carry_out().chosen
+    found = open_search(searched.run.folder, recipe(), "again").carry_out()
+    assert read_json(searched.shared / "again" / "begun.json") == {"scored": before}
+    assert found.chosen.reward >= chosen.reward
+    assert len(found.looked_at) > before
+
+
 def latency_table(path: Path) -> LatencyTable:
     """Blocks of the presets and of some candidates; time grows with every feature of theirs."""
     networks = [*PRESETS.values(), *sample_distinct(8, seed=0)]

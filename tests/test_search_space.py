@@ -206,6 +206,22 @@ def test_evolution_beats_random_search_with_as_many_evaluations(space: ElasticSp
     assert found["evolution"] > found["random"]
 
 
+@pytest.mark.parametrize("kind", ["evolution", "nsga2"])
+def test_what_earlier_searches_scored_is_a_start(space: ElasticSpace, tmp_path: Path, kind: str) -> None:
+    """As many new candidates are scored, the known ones are among the parents, and the best is no worse."""
+    config = AlgorithmConfig(kind=kind, population=6, generations=3, parents=3)  # type: ignore[arg-type]
+    evaluations_, scorer = evaluations(space, tmp_path)
+    known = evaluations_([space.largest(), *drawn(space, 40, seed=5)])
+    before = len(scorer.scored)
+    found = search(space, evaluations_, reward, config, 1, known)
+    assert found[: len(known)] == known
+    assert len(scorer.scored) - before <= config.evaluations
+    alone = search(space, evaluations(space, tmp_path / "other")[0], reward, config, 1)
+    assert max(map(reward, found)) >= max(map(reward, known))
+    assert max(map(reward, found)) > max(map(reward, alone))
+    assert not {each.architecture for each in found[len(known) :]} & {each.architecture for each in known}
+
+
 @pytest.mark.parametrize("kind", ["evolution", "random", "nsga2"])
 def test_every_candidate_is_within_the_budget(space: ElasticSpace, tmp_path: Path, kind: str) -> None:
     config = AlgorithmConfig(kind=kind, population=8, generations=3, parents=3)  # type: ignore[arg-type]

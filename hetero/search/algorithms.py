@@ -26,6 +26,8 @@ class AlgorithmConfig(Config):
     kind: `evolution` keeps the best by reward as parents (Guo et al., ECCV 2020; Duggal et al., CVPR 2021);
     `random` draws as many candidates at random; `nsga2` seeks the front of reward against the objectives of
     cost at once (Deb et al., 2002, by the library pymoo).
+
+    known: whether candidates that earlier searches of the run have scored may be parents, and be chosen.
     """
 
     kind: Literal["evolution", "random", "nsga2"] = "evolution"
@@ -34,6 +36,7 @@ class AlgorithmConfig(Config):
     parents: int = Field(default=10, ge=2)
     mutation: float = Field(default=0.1, gt=0, le=1, description="probability of a gene to be drawn anew")
     objectives: tuple[str, ...] = Field(default=("macs",), description="costs nsga2 trades against reward")
+    known: bool = True
 
     @property
     def evaluations(self) -> int:
@@ -42,10 +45,16 @@ class AlgorithmConfig(Config):
 
 
 def search(
-    space: SearchSpace, evaluations: Evaluations, reward: Reward, config: AlgorithmConfig, seed: int
+    space: SearchSpace,
+    evaluations: Evaluations,
+    reward: Reward,
+    config: AlgorithmConfig,
+    seed: int,
+    known: Sequence[Candidate] = (),
 ) -> list[Candidate]:
     """Every candidate the algorithm looked at, each once, in the order it looked.
 
+    known: candidates within the budget to begin with; random search looks at none of them.
     Raises RecipeError when nothing within the budget is found.
     """
     generator = np.random.default_rng(seed)
@@ -53,11 +62,11 @@ def search(
         case "random":
             return _random(space, evaluations, config, generator)
         case "evolution":
-            return _evolution(space, evaluations, reward, config, generator)
+            return _evolution(space, evaluations, reward, config, generator, known)
         case "nsga2":
             from hetero.search.nsga import nsga2
 
-            return nsga2(space, evaluations, reward, config, seed)
+            return nsga2(space, evaluations, reward, config, seed, known)
 
 
 def draw(
@@ -118,22 +127,20 @@ def _evolution(
     reward: Reward,
     config: AlgorithmConfig,
     generator: np.random.Generator,
+    known: Sequence[Candidate],
 ) -> list[Candidate]:
     """Half of a generation by crossover of two parents, half by mutation of one."""
-    found = {
-        each.architecture: each
-        for each in evaluations(
-            draw(evaluations, lambda: space.sample(generator), config.population, generator)
-        )
-    }
+    found = {each.architecture: each for each in known}
+    first = draw(evaluations, lambda: space.sample(generator), config.population, generator, set(found))
+    found |= {each.architecture: each for each in evaluations(first)}
     for _ in range(config.generations - 1):
         parents = best(list(found.values()), reward, config.parents)
         half = config.population // 2
         crossing = _crossing(space, parents, config, generator)
         crossed = draw(evaluations, crossing, half, generator, set(found))
-        known = set(found) | set(crossed)
+        met = set(found) | set(crossed)
         mutating = _mutation(space, parents, config, generator)
-        mutated = draw(evaluations, mutating, config.population - half, generator, known)
+        mutated = draw(evaluations, mutating, config.population - half, generator, met)
         found |= {each.architecture: each for each in evaluations([*crossed, *mutated])}
     return list(found.values())
 

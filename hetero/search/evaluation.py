@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hetero.progress import track
 from hetero.search.cost import Costs, Pricing
 from hetero.search.scoring import Scores
 from hetero.search.space import Architecture, SearchSpace
@@ -61,7 +62,8 @@ class Evaluations:
 
     def all(self) -> list[Candidate]:
         """Everything scored so far, in the order it was scored."""
-        return [Candidate(a, self.costs(a), scores) for a, scores in self._scores.items()]
+        priced = track(self._scores.items(), "price candidates", total=len(self._scores))
+        return [Candidate(a, self.costs(a), scores) for a, scores in priced]
 
     def _keep(self, architecture: Architecture, scores: Scores) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,12 @@ from hetero_devices.errors import RecipeError, require
 
 
 def nsga2(
-    space: SearchSpace, evaluations: Evaluations, reward: Reward, config: AlgorithmConfig, seed: int
+    space: SearchSpace,
+    evaluations: Evaluations,
+    reward: Reward,
+    config: AlgorithmConfig,
+    seed: int,
+    known: Sequence[Candidate] = (),
 ) -> list[Candidate]:
     """Every candidate looked at, in order. Parents are those that pymoo's rank and crowding let survive.
 
@@ -26,8 +32,8 @@ def nsga2(
     generator = np.random.default_rng(seed)
     problem: Any = Problem(n_var=1, n_obj=1 + len(config.objectives))
     survival: Any = RankAndCrowding()
-    found: dict[Architecture, Candidate] = {}
-    parents: list[Candidate] = []
+    found = {each.architecture: each for each in known}
+    parents = _survivors(list(known), survival, problem, reward, config, generator) if known else []
     for generation in range(config.generations):
         proposed = _proposed(space, evaluations, parents, config, generator, set(found))
         children = evaluations(proposed)

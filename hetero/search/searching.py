@@ -4,6 +4,7 @@ RUN/search/supernet.json          settings of the supernet and of scoring, which
 RUN/search/supernet/              its weights, metrics and checkpoint
 RUN/search/listed/NETWORK/        instead, where the space is a list: each network, trained by itself
 RUN/search/scores.jsonl           every scored candidate, of all searches
+RUN/search/NAME/begun.json        how many of them there were when the search began
 RUN/search/NAME/result.json       the front, the chosen architecture, and where they came from
 RUN/search/NAME/architecture.json the chosen one, as `student.network=FILE` takes it
 RUN/search/NAME/inherited.safetensors  its weights in the supernet, as `student.start=FILE` takes them
@@ -48,6 +49,7 @@ from hetero_devices.files import read_json, write_json
 
 FOLDER = "search"
 _SHARED = "supernet.json"
+_BEGUN = "begun.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SUPERNET = "supernet.safetensors"
 
@@ -126,13 +128,21 @@ class Search:
         if not path.exists():
             self._prepare()
             reward = partial(_reward, self.config)
-            looked_at = search(
-                self.space, self.evaluations, reward, self.config.algorithm, self.run.recipe.seed
-            )
+            algorithm, seed = self.config.algorithm, self.run.recipe.seed
+            known = self._known() if algorithm.known else []
+            looked_at = search(self.space, self.evaluations, reward, algorithm, seed, known)
             found = SearchResult.of(self.space, looked_at, self.config, self.run)
             self._bequeath(self.space.parse(found.chosen.choices))
             found.write(self.folder)
         return SearchResult.from_json(read_json(path))
+
+    def _known(self) -> list[Candidate]:
+        """Those within the budget that were scored before this search began, be it killed and continued."""
+        path = self.folder / _BEGUN
+        if not path.exists():
+            write_json(path, {"scored": len(self.evaluations)})
+        before = self.evaluations.all()[: read_json(path)["scored"]]
+        return [each for each in before if self.evaluations.pricing.fits(each.costs)]
 
     def _prepare(self) -> None:
         """What all workers need, before they open it."""
