@@ -43,7 +43,7 @@ from hetero_devices.files import read_json
 from search_table import Cell
 
 DATA, RATIO = "omniglot", 80
-STEPS = {"default": 3000, "full": 60000, "trial": 4}
+STEPS = {"default": 2000, "full": 60000, "trial": 4}
 LONGER = 8  # of the last training, times the steps of the comparisons
 BASE = "as in headline.py, shorter"
 
