@@ -126,18 +126,14 @@ class Series:
 @cache
 def _chains(data: str, towards: str, seed: int, words: tuple[str, ...]) -> dict[str, Chain]:
     """By metric."""
-    paragons = _series(data, TOWARDS[0], seed, words).paragons
-    return evaluate_chains(_series(data, towards, seed, words).versions, paragons, metrics=METRICS)
-
-
-@cache
-def _series(data: str, towards: str, seed: int, words: tuple[str, ...]) -> Series:
-    return Series(data, towards, seed, _options(words))
+    options = _options(words)
+    paragons = Series(data, TOWARDS[0], seed, options).paragons
+    return evaluate_chains(Series(data, towards, seed, options).versions, paragons, metrics=METRICS)
 
 
 def _train(data: str, seed: int, words: tuple[str, ...]) -> None:
     for towards in TOWARDS:  # one after the other: they share the first version
-        _series(data, towards, seed, words).train()
+        Series(data, towards, seed, _options(words)).train()  # not kept: every run holds its images
 
 
 def train_all(options: argparse.Namespace, words: tuple[str, ...]) -> None:
