@@ -72,9 +72,9 @@ class CostModel:
             raise DeviceError(
                 f"{block.key} cannot be priced: no block of kind {block.kind!r} with {unseen[0]} was measured"
             )
-        return self.sum(block.kind, block.features)
+        return self.total(block.kind, block.features)
 
-    def sum(self, kind: str, features: Mapping[str, float]) -> float:
+    def total(self, kind: str, features: Mapping[str, float]) -> float:
         """Milliseconds; features of which nothing was measured cost nothing."""
         prices = self.prices[kind]
         return sum(prices.get(name, 0.0) * value for name, value in features.items())
@@ -97,7 +97,7 @@ def _cross_validated(rows: list[Row], folds: int, seed: int) -> Errors:
         held = set(order[fold::folds].tolist())
         model = CostModel.fit([row for index, row in enumerate(rows) if index not in held])
         for index in held:
-            predicted[index] = model.sum(rows[index].kind, rows[index].features)
+            predicted[index] = model.total(rows[index].kind, rows[index].features)
     return Errors.of(predicted.tolist(), [row.ms for row in rows])
 
 
