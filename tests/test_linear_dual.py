@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hetero.linear.distilling import distilled, gap, merged
-from hetero.linear.dual import DualNetwork
+from hetero.linear.dual_network import DualNetwork
 from hetero.linear.tangent import Tangent
 from hetero.models.build import build, preset
 from hetero.models.deploy import Deploy

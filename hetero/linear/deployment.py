@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetero.linear.classifier import Classifier
-from hetero.linear.dual import DualNetwork
+from hetero.linear.dual_network import DualNetwork
 from hetero.linear.tangent import Tangent, Update
 from hetero.models.deploy import Deploy
 from hetero.models.layers import UnitNorm

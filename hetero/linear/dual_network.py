@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hetero.linear.duals import FUNCTIONS, LINEAR_MODULES, METHODS, MODULES, Dual, leaky, through
+from hetero.linear.dual_rules import FUNCTIONS, LINEAR_MODULES, METHODS, MODULES, Dual, leaky, through
 from hetero.linear.tangent import Tangent, Update
 from hetero.quantisation.folding import Folded, fold_only
 from hetero.quantisation.operators import name as operator_name
