@@ -3,8 +3,8 @@ r"""What linearising costs: time and memory of a tangent against its plain netwo
 Networks of the library with random weights and update, random images, one thread, by turns in one process;
 processor time, median of rounds. `forward`: output without a derivative; `training`: forward and back to the
 gradients of all weights; memory: of tensors kept for the way back.
-With --runtimes the dual network (`hetero.linear.dual_network`) and the plain one are exported to both runtimes, and
-one image at a time is timed, by turns. Writes results/lqf_cost.{json,md}.
+With --runtimes the dual network (`hetero.linear.dual_network`) and the plain one are exported to both
+runtimes, and one image at a time is timed, by turns. Writes results/lqf_cost.{json,md}.
 
     python benchmarks/lqf_cost.py                    some minutes
     python benchmarks/lqf_cost.py --runtimes         with conversions: some minutes more
