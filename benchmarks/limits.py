@@ -5,7 +5,7 @@ into the anchor's space as in `headline.py`, but shorter; then with one thing ch
 more views, another objective or rate, the supernet's weights, images of lower resolution with wider layers,
 fewer and wider blocks, more and narrower ones. Three larger networks in the same training say what size is
 worth: those found for 40 and 20 times fewer operations, and the anchor's own architecture. All of it on
-validation classes. What helped is then put together, trained eight times as long, finished for int8, and its
+validation classes. What helped is then put together, trained four times as long, finished for int8, and its
 exported files are scored on test classes, once. Writes results/limits.{json,md}. Killed at any moment, the
 same command continues; the anchor and the architectures are those of search.py.
 
@@ -44,7 +44,7 @@ from search_table import Cell
 
 DATA, RATIO = "omniglot", 80
 STEPS = {"default": 2000, "full": 60000, "trial": 4}
-LONGER = 8  # of the last training, times the steps of the comparisons
+LONGER = 4  # of the last training, times the steps of the comparisons
 BASE = "as in headline.py, shorter"
 
 Alter = Callable[["Bench"], ElasticConfig]
@@ -95,12 +95,12 @@ CHANGES: dict[str, Change] = {
     "a tenth of the weight decay": Change("decay", recipe=("student.fit.weight_decay=0.002",)),
     "plain regression": Change("objective", recipe=("student.objective=[{term: regression}]",)),
     "csd and regression": Change("objective", recipe=("student.objective=[{term: csd},{term: regression}]",)),
-    "csd over 384 neighbours": Change("objective", recipe=("student.objective=[{term: csd, k: 384}]",)),
+    "csd over a memory of 4096": Change("objective", recipe=("student.objective=[{term: csd, bank: 4096}]",)),
     "24 pixels, wider": Change("network", resized(24)),
     "16 pixels, wider": Change("network", resized(16)),
     "shallower, wider": Change("network", shallower),
     "deeper, narrower": Change("network", deeper),
-    "weights of the supernet": Change(recipe=("student.start={inherited}",)),
+    "weights of the supernet": Change("start", recipe=("student.start={inherited}",)),
     "found for 40×": Change(network=lambda bench: bench.found(40)),
     "found for 20×": Change(network=lambda bench: bench.found(20)),
     "the anchor's architecture": Change(recipe=("student.network=residual-m", "student.fit.precision=bf16")),
@@ -129,7 +129,7 @@ class Bench:
 
     def run(self, name: str, change: Change) -> Run:
         """The student's run of a change; the anchor's views that it shares with the others are copied."""
-        folder = self.folder / f"change{list(CHANGES).index(name)}"
+        folder = self.folder / "changes" / _slug(name)
         run = Run.open(folder, resolve(DATA, [*self.given, *self._changes(change)]))
         sharing.share_views(self.searched.run, folder)
         return run
@@ -157,7 +157,7 @@ class Bench:
 
     def cell(self, name: str) -> Cell:
         """A change's student on validation classes; trained once."""
-        path = self.folder / "cells" / f"{list(CHANGES).index(name)}.npz"
+        path = self.folder / "cells" / f"{_slug(name)}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             search_table.save(path, self._scored(self.run(name, CHANGES[name])))
@@ -192,9 +192,15 @@ class Bench:
         """What helped, long, finished for int8, as `headline.py` scores it."""
         changes = [CHANGES[name] for name in self.together]
         network = next((change.network for change in changes if change.network), None)
-        keys = tuple(key for change in changes for key in change.recipe)
+        fitting = [change for change in changes if network is None or change.what != "start"]
+        keys = tuple(key for change in fitting for key in change.recipe)
         whole = self._changes(Change("", network, keys, LONGER))
         return headline.Bench(DATA, self.options, whole, self.folder / "last")
+
+
+def _slug(name: str) -> str:
+    """The name as that of a file."""
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
 
 
 def page(bench: Bench) -> tuple[str, dict[str, Any]]:
