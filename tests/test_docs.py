@@ -113,6 +113,7 @@ PARTS_WITH_FIGURES = (
     ("docs/flips.md", "### What it brought so far"),
     ("docs/search.md", "## What it brought so far"),
     ("docs/search.md", "## The product in one table"),
+    ("docs/search.md", "## What keeps a small model from the paragon"),
     ("docs/devices.md", "## What it looked like"),
     ("docs/devices-latency.md", "## How good it is"),
     ("docs/devices-emulated.md", "### What it proves"),
