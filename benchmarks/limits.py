@@ -95,7 +95,9 @@ CHANGES: dict[str, Change] = {
     "a tenth of the weight decay": Change("decay", recipe=("student.fit.weight_decay=0.002",)),
     "plain regression": Change("objective", recipe=("student.objective=[{term: regression}]",)),
     "csd and regression": Change("objective", recipe=("student.objective=[{term: csd},{term: regression}]",)),
-    "csd over 4096 anchor vectors": Change("objective", recipe=("student.objective=[{term: csd, bank: 4096}]",)),
+    "csd over 4096 anchor vectors": Change(
+        "objective", recipe=("student.objective=[{term: csd, bank: 4096}]",)
+    ),
     "24 pixels, wider": Change("network", resized(24)),
     "16 pixels, wider": Change("network", resized(16)),
     "shallower, wider": Change("network", shallower),
