@@ -5,8 +5,8 @@ into the anchor's space as in `headline.py`, but shorter; then with one thing ch
 more views, another objective or rate, the supernet's weights, images of lower resolution with wider layers,
 fewer and wider blocks, more and narrower ones. Three larger networks in the same training say what size is
 worth: those found for 40 and 20 times fewer operations, and the anchor's own architecture. All of it on
-validation classes. What helped is then put together, trained four times as long, finished for int8, and its
-exported files are scored on test classes, once. Writes results/limits.{json,md}. Killed at any moment, the
+validation classes. What helped is then put together, for 20 times too, trained four times as long, finished for
+int8, and the exported files are scored on test classes, once. Writes results/limits.{json,md}. Killed at any moment, the
 same command continues; the anchor and the architectures are those of search.py.
 
     python benchmarks/search.py --root DATA --data omniglot --seeds 1 --untimed     first
@@ -43,6 +43,7 @@ from hetero_devices.files import read_json
 from search_table import Cell
 
 DATA, RATIO = "omniglot", 80
+LAST = (20, 80)  # budgets that get what helped
 STEPS = {"default": 2000, "full": 60000, "trial": 4}
 LONGER = 4  # of the last training, times the steps of the comparisons
 BASE = "as in headline.py, shorter"
@@ -144,15 +145,12 @@ class Bench:
         given += [search_bench.VALIDATION[DATA], *sharing.given(self.options, ["student"])]
         return [*given, f"anchor.source={self.searched.anchor}"]
 
-    def _changes(self, change: Change) -> list[str]:
-        network = change.network(self) if change.network else self.found(RATIO)
+    def _changes(self, change: Change, ratio: int = RATIO) -> list[str]:
+        network = change.network(self) if change.network else self.found(ratio)
         found = [f"student.network={network.model_dump_json()}"]
         found += [f"student.fit.steps={STEPS[self.options.scale] * change.longer}"]
-        return found + [each.replace("{inherited}", self._inherited) for each in change.recipe]
-
-    @property
-    def _inherited(self) -> str:
-        return str(self._search(RATIO) / "inherited.safetensors")
+        inherited = str(self._search(ratio) / "inherited.safetensors")
+        return found + [each.replace("{inherited}", inherited) for each in change.recipe]
 
     def _search(self, ratio: int) -> Path:
         return self.searched.search.shared / f"product-{ratio}"
@@ -190,14 +188,15 @@ class Bench:
                 best[change.what] = name
         return tuple(best.values())
 
-    def last(self) -> headline.Bench:
-        """What helped, long, finished for int8, as `headline.py` scores it."""
+    def last(self, ratio: int) -> list[headline.Row]:
+        """A budget with what helped, long, finished for int8, as `headline.py` scores it."""
         changes = [CHANGES[name] for name in self.together]
-        network = next((change.network for change in changes if change.network), None)
+        networks = (change.network for change in changes if change.network and ratio == RATIO)
+        network = next(networks, None)  # found for one budget
         fitting = [change for change in changes if network is None or change.what != "start"]
         keys = tuple(key for change in fitting for key in change.recipe)
-        whole = self._changes(Change("", network, keys, LONGER))
-        return headline.Bench(DATA, self.options, whole, self.folder / "last")
+        whole = self._changes(Change("", network, keys, LONGER), ratio)
+        return headline.Bench(DATA, self.options, whole, self.folder / "last").rows(ratio)
 
 
 def _slug(name: str) -> str:
@@ -209,7 +208,7 @@ def page(bench: Bench) -> tuple[str, dict[str, Any]]:
     """The table of changes, the last student's, and the fields for the JSON."""
     gains = {name: bench.gain(name) for name in CHANGES}
     lines = [_line(name, bench.cell(name), gains[name]) for name in CHANGES]
-    rows = bench.last().rows(RATIO)
+    rows = [row for ratio in LAST for row in bench.last(ratio)]
     helped = ", ".join(bench.together) or "nothing"
     text = "\n".join([_HEAD, *lines, "", f"Together: {helped}. Test classes:", "", *headline.table(rows)])
     found = {name: {"gain": asdict(gain), "macs": bench.cell(name).macs} for name, gain in gains.items()}
