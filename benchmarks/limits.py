@@ -5,9 +5,9 @@ into the anchor's space as in `headline.py`, but shorter; then with one thing ch
 more views, another objective or rate, the supernet's weights, images of lower resolution with wider layers,
 fewer and wider blocks, more and narrower ones. Three larger networks in the same training say what size is
 worth: those found for 40 and 20 times fewer operations, and the anchor's own architecture. All of it on
-validation classes. What helped is then put together, for 20 times too, trained four times as long, finished
-for int8, and the exported files are scored on test classes, once. Writes results/limits.{json,md}. Killed at
-any moment, the same command continues; the anchor and the architectures are those of search.py.
+validation classes. What helped is then put together, trained four times as long, finished for int8, and the
+exported files are scored on test classes, once. Writes results/limits.{json,md}. Killed at any moment, the
+same command continues; the anchor and the architectures are those of search.py.
 
     python benchmarks/search.py --root DATA --data omniglot --seeds 1 --untimed     first
     python benchmarks/limits.py --root DATA
@@ -43,7 +43,7 @@ from hetero_devices.files import read_json
 from search_table import Cell
 
 DATA, RATIO = "omniglot", 80
-LAST = (20, 80)  # budgets that get what helped
+LAST = (RATIO,)  # budgets that get what helped
 STEPS = {"default": 2000, "full": 60000, "trial": 4}
 LONGER = 4  # of the last training, times the steps of the comparisons
 BASE = "as in headline.py, shorter"
