@@ -43,7 +43,6 @@ from hetero_devices.files import read_json
 from search_table import Cell
 
 DATA, RATIO = "omniglot", 80
-LAST = (RATIO,)  # budgets that get what helped
 STEPS = {"default": 2000, "full": 60000, "trial": 4}
 LONGER = 4  # of the last training, times the steps of the comparisons
 BASE = "as in headline.py, shorter"
@@ -145,11 +144,11 @@ class Bench:
         given += [search_bench.VALIDATION[DATA], *sharing.given(self.options, ["student"])]
         return [*given, f"anchor.source={self.searched.anchor}"]
 
-    def _changes(self, change: Change, ratio: int = RATIO) -> list[str]:
-        network = change.network(self) if change.network else self.found(ratio)
+    def _changes(self, change: Change) -> list[str]:
+        network = change.network(self) if change.network else self.found(RATIO)
         found = [f"student.network={network.model_dump_json()}"]
         found += [f"student.fit.steps={STEPS[self.options.scale] * change.longer}"]
-        inherited = str(self._search(ratio) / "inherited.safetensors")
+        inherited = str(self._search(RATIO) / "inherited.safetensors")
         return found + [each.replace("{inherited}", inherited) for each in change.recipe]
 
     def _search(self, ratio: int) -> Path:
@@ -188,15 +187,15 @@ class Bench:
                 best[change.what] = name
         return tuple(best.values())
 
-    def last(self, ratio: int) -> list[headline.Row]:
-        """A budget with what helped, long, finished for int8, as `headline.py` scores it."""
+    def last(self) -> list[headline.Row]:
+        """What helped, long, finished for int8, as `headline.py` scores it."""
         changes = [CHANGES[name] for name in self.together]
-        networks = (change.network for change in changes if change.network and ratio == RATIO)
-        network = next(networks, None)  # found for one budget
+        network = next((change.network for change in changes if change.network), None)
+        # The supernet's weights fit the network that was found in it, no other.
         fitting = [change for change in changes if network is None or change.what != "start"]
         keys = tuple(key for change in fitting for key in change.recipe)
-        whole = self._changes(Change("", network, keys, LONGER), ratio)
-        return headline.Bench(DATA, self.options, whole, self.folder / "last").rows(ratio)
+        whole = self._changes(Change("", network, keys, LONGER))
+        return headline.Bench(DATA, self.options, whole, self.folder / "last").rows(RATIO)
 
 
 def _slug(name: str) -> str:
@@ -208,7 +207,7 @@ def page(bench: Bench) -> tuple[str, dict[str, Any]]:
     """The table of changes, the last student's, and the fields for the JSON."""
     gains = {name: bench.gain(name) for name in CHANGES}
     lines = [_line(name, bench.cell(name), gains[name]) for name in CHANGES]
-    rows = [row for ratio in LAST for row in bench.last(ratio)]
+    rows = bench.last()
     helped = ", ".join(bench.together) or "nothing"
     text = "\n".join([_HEAD, *lines, "", f"Together: {helped}. Test classes:", "", *headline.table(rows)])
     found = {name: {"gain": asdict(gain), "macs": bench.cell(name).macs} for name, gain in gains.items()}
