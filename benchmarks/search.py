@@ -31,6 +31,7 @@ from search_bench import COMMON, FURTHER, OF_DATA, Bench
 from search_budgets import BUDGETS, EXPORTED, LONG, SEARCHED, SHARED, Budget
 from search_cost import Cost
 from search_table import Part
+from search_timing import Time
 
 
 @cache
@@ -61,10 +62,12 @@ def carry_out(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     """Everything that takes long, in processes; what they leave is read afterwards."""
     places = [(data, seed, words) for data in options.data for seed in range(options.seeds)]
     for data in options.data:
-        _ = _bench(data, 0, words).anchor if options.untimed else _bench(data, 0, words).table
+        _ = _bench(data, 0, words).anchor if options.untimed else _bench(data, 0, words).timing
     sharing.side_by_side([(_prepare, place) for place in places], options, "supernets")
     # One process writes the scores of a run: its searches come one after another, then the trainings.
     sharing.side_by_side([(_searches, place) for place in places], options, "searches")
+    for place in places:
+        _times(_bench(*place))  # before anything else makes the machine busy
     tasks: list[sharing.Task] = [
         (_row, (*place, how, budget)) for place in places for how, budget in _bench(*place).rows
     ]
@@ -77,6 +80,11 @@ def _searches(data: str, seed: int, words: tuple[str, ...]) -> None:
     for how, budget in sorted(bench.rows, key=lambda row: row[0] == SHARED):
         if how in SEARCHED:
             bench.winner(how, budget)
+
+
+def _times(bench: Bench) -> dict[tuple[str, Budget], Time | None]:
+    """Of the rows whose time is limited."""
+    return {(how, budget): bench.time(how, budget) for how, budget in bench.rows if budget.timed}
 
 
 def main() -> None:
@@ -112,6 +120,7 @@ def _part(benches: Sequence[Bench]) -> Part:
     return Part(
         cells,
         exported,
+        [_times(bench) for bench in benches],
         [bench.paragon() for bench in benches],
         [bench.ranking() for bench in benches],
         [_cost(bench) for bench in benches],

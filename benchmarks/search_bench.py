@@ -21,25 +21,22 @@ from hetero.models.store import Model
 from hetero.recipes.resolve import resolve
 from hetero.retrieval import evaluate
 from hetero.runs import Run
-from hetero.search.blocks import parts
 from hetero.search.cost import BudgetConfig, LatencyBudget, Pricing
 from hetero.search.searching import Search, open_search
 from hetero.search.space import Architecture
-from hetero_devices.devices import HostDevice
 from hetero_devices.errors import ModelError, RecipeError
 from hetero_devices.files import read_json
-from hetero_devices.latency_table import LatencyTable
 from hetero_devices.space import Embeddings
-from hetero_export.block_table import Bench as BlockBench
-from hetero_export.block_table import measure_table
 from hetero_export.bundle import write_bundle
 from hetero_export.choosing import calibration, spread
-from search_budgets import RANDOM, RATIOS, REWARDS, SEARCHED, SHARED, Budget, rows
+from search_budgets import BUDGETS, RANDOM, RATIOS, REWARDS, SEARCHED, SHARED, Budget, rows
 from search_handmade import HANDMADE, PRESET, within
 from search_table import METRICS, Cell
+from search_timing import Time, Timing
 
 FURTHER = 8  # random architectures, for the rank correlation
-BLOCKS = {"default": (2, 3), "full": (32, 8), "trial": (1, 3)}  # networks measured in parts, and whole
+# Random networks that are measured in parts, and whole.
+BLOCKS = {"default": (8, 4), "full": (32, 8), "trial": (1, 3)}
 
 SPACE = (
     "search.space.head=[64,96,128,192,256]",
@@ -147,10 +144,7 @@ class Bench:
         """The architecture of a row; None where its kind has no network so small, or none with a price."""
         limits = self.limits(budget)
         if how in HANDMADE:
-            try:
-                return self._handmade(how, limits)
-            except RecipeError:
-                return None
+            return self._made(how, limits)
         chosen = self._opened(self._name(how, budget), *self._changes(how, limits)).carry_out().chosen
         return ElasticConfig.model_validate(chosen.network)
 
@@ -159,31 +153,45 @@ class Bench:
         counted = BudgetConfig(macs=int(self.macs(budget.ratio)))
         if not budget.timed:
             return counted
-        preset = self._handmade(PRESET, counted)
+        preset = self._made(PRESET, counted)
         assert isinstance(preset, ElasticConfig)
-        priced = LatencyTable.load(self.table).predict(parts(preset, self._size), interpolate=True)
-        return BudgetConfig(latency=(LatencyBudget(table=str(self.table), ms=priced),))
+        allowed = LatencyBudget(table=str(self.timing.path), ms=self.timing.predicted(preset))
+        return BudgetConfig(latency=(allowed,))
 
     @cached_property
-    def table(self) -> Path:
-        """Int8 block times of this machine, measured once for all seeds on networks of the space."""
-        path = self.folder / "host-onnx-int8.json"
-        if not path.exists():
-            generator, space = np.random.default_rng(0), self.search.space
-            found, whole = BLOCKS[self.options.scale]
-            networks = [space.config(space.sample(generator)) for _ in range(found + whole)]
-            elastic = [ElasticConfig.model_validate(network.model_dump()) for network in networks]
-            bench = BlockBench(HostDevice(), self.folder / "blocks", "onnx", "int8")
-            measure_table(bench, elastic[whole:], elastic[:whole], size=self._size).save(path)
-        return path
+    def timing(self) -> Timing:
+        """With this machine's table, measured once for all seeds: random networks and those made by hand."""
+        found, whole = BLOCKS[self.options.scale]
+        timing, generator = Timing(self.folder, self._size), np.random.default_rng(0)
+        space = self.search.space
+        networks = [space.config(space.sample(generator)) for _ in range(found + whole)]
+        elastic = [ElasticConfig.model_validate(network.model_dump()) for network in networks]
+        timing.measure([*elastic[whole:], *self._known()], elastic[:whole])
+        return timing
+
+    def _known(self) -> list[ElasticConfig]:
+        """Those made by hand for the budgets of which time is limited, as far as a table can price them."""
+        budgets = [BudgetConfig(macs=int(self.macs(budget.ratio))) for budget in BUDGETS if budget.timed]
+        made = (self._made(how, limits) for how in HANDMADE for limits in budgets)
+        return [network for network in made if isinstance(network, ElasticConfig)]
+
+    def time(self, how: str, budget: Budget) -> Time | None:
+        """Of a row whose time is limited; None where it has no network."""
+        network, limits = self.winner(how, budget), self.limits(budget).latency
+        if not isinstance(network, ElasticConfig) or not limits:
+            return None
+        return Time(limits[0].ms, self.timing.predicted(network), self.timing.measured(network))
 
     @property
     def _size(self) -> int:
         return self.run.recipe.data.size
 
-    def _handmade(self, how: str, limits: BudgetConfig) -> Family:
-        pricing = Pricing(limits, self._size, None)
-        return within(HANDMADE[how], pricing, self.run.anchor.space.dim)
+    def _made(self, how: str, limits: BudgetConfig) -> Family | None:
+        """By hand, as large as the limits allow; None where not even the smallest is within them."""
+        try:
+            return within(HANDMADE[how], Pricing(limits, self._size, None), self.run.anchor.space.dim)
+        except RecipeError:
+            return None
 
     def _name(self, how: str, budget: Budget) -> str:
         names = {**REWARDS, RANDOM: "random", SHARED: "shared"}

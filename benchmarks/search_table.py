@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -16,11 +16,13 @@ from hetero.retrieval.seeds import across_seeds, difference_across_seeds
 from hetero_devices.files import atomic_file
 from search_budgets import RATIOS, Budget
 from search_cost import Cost
+from search_timing import Time
 
 METRICS = (RECALL_AT_1, MAP)
 SIDES = ("asymmetric", "symmetric")
 SCORES = ("R1", "R2", "R3", "agreement", "macs")
 
+Each = TypeVar("Each")
 Rows = Mapping[tuple[str, Budget], Sequence["Cell | None"]]
 """(how the architecture came about, its budget) -> a cell a seed, None where there is no such network."""
 Ranking = Sequence[Mapping[str, float]]
@@ -53,10 +55,11 @@ def load(path: Path) -> Cell:
 
 @dataclass(frozen=True)
 class Part:
-    """One data set: cells by row, those of int8 files, and by seed the paragon, the ranking and the cost."""
+    """One data set: cells by row, those of int8 files; by seed times, paragon, ranking and cost."""
 
     rows: Rows
     exported: Rows
+    times: Sequence[Mapping[tuple[str, Budget], Time | None]]
     paragons: Sequence[Cell]
     ranked: Sequence[Ranking]
     costs: Sequence[Cost]
@@ -64,9 +67,19 @@ class Part:
     def to_json(self) -> dict[str, Any]:
         return {
             "rows": [self._fields(how, budget, cells) for (how, budget), cells in self.rows.items()],
+            "times": [
+                {"how": how, "budget": budget.label, "ms": [asdict(time) for time in times]}
+                for (how, budget), times in self.timed.items()
+            ],
             "ranking": self.ranked,
             "cost": [asdict(cost) for cost in self.costs],
         }
+
+    @property
+    def timed(self) -> dict[tuple[str, Budget], list[Time]]:
+        """The rows whose time is limited and that every seed has a network for."""
+        found = {key: [times[key] for times in self.times] for key in self.times[0]}
+        return {key: whole for key, times in found.items() if (whole := _all(times))}
 
     def _fields(self, how: str, budget: Budget, cells: Sequence[Cell | None]) -> dict[str, Any]:
         about = {"how": how, "budget": budget.label, "timed": budget.timed}
@@ -97,13 +110,14 @@ def section(data: str, part: Part) -> str:
         else:
             int8 = _all(part.exported.get((how, budget), [None]))
             lines.append(_line(budget.label, how, there, part.paragons, int8))
-    return "\n".join([f"\n## {data}\n", *lines, "", *_ranking(part.ranked), "", *_costs(part.costs)]) + "\n"
+    lines += ["", *_times(part.timed), *_ranking(part.ranked), "", *_costs(part.costs)]
+    return "\n".join([f"\n## {data}\n", *lines]) + "\n"
 
 
-def _all(cells: Sequence[Cell | None]) -> list[Cell] | None:
-    """The cells, if every seed has one."""
-    there = [cell for cell in cells if cell is not None]
-    return there if len(there) == len(cells) else None
+def _all(values: Sequence[Each | None]) -> list[Each] | None:
+    """The values, if every seed has one."""
+    there = [value for value in values if value is not None]
+    return there if len(there) == len(values) else None
 
 
 def _line(
@@ -149,6 +163,24 @@ def _ranking(ranked: Sequence[Ranking]) -> list[str]:
         found = (", ".join(f"{of(each, score):+.2f}" for each in ranked) for of in (tau, inside))
         lines.append(f"| {names[score]} | {' | '.join(found)} |")
     return lines
+
+
+def _times(timed: Mapping[tuple[str, Budget], Sequence[Time]]) -> list[str]:
+    """What the networks found for a time take, by the table and when they are measured."""
+    if not timed:
+        return []
+    lines = [
+        "Int8 time of one image on this machine (ONNX Runtime, one thread), by seed. Predicted: by the table "
+        "of measured blocks, as the search saw it; measured: the network whole.",
+        "",
+        "| budget | architecture | allowed, ms | predicted, ms | measured, ms |",
+        "|---|---|---|---|---|",
+    ]
+    for (how, budget), times in timed.items():
+        columns = zip(*(astuple(time) for time in times), strict=True)
+        values = " | ".join(", ".join(f"{ms:.3f}" for ms in column) for column in columns)
+        lines.append(f"| {budget.label} | {how} | {values} |")
+    return [*lines, ""]
 
 
 def _costs(costs: Sequence[Cost]) -> list[str]:
