@@ -1,9 +1,10 @@
 """The product in one table: an int8 phone model's queries in the cloud's gallery, by how much less it costs.
 
-For each budget the architecture that CMP-NAS (R3) found in `search.py` is trained into the anchor's space
-for longer, finished for int8 towards the anchor, exported, and run by ONNX Runtime and LiteRT. The rows have
-the form of Duggal et al. (CVPR 2021), who report 80 and 23 times fewer operations within 0.3 and 1.6 % of
-the paragon. Everything on test classes. Writes results/headline.{json,md}; continues after a kill.
+For each budget the architecture that CMP-NAS (R3) found in `search.py`, beginning with what other searches
+had scored, is trained into the anchor's space as `limits.py` found best, finished for int8 towards the
+anchor, exported, and run by ONNX Runtime and LiteRT. The rows have the form of Duggal et al. (CVPR 2021), who
+report 80 and 23 times fewer operations within 0.3 and 1.6 % of the paragon. Everything on test classes.
+Writes results/headline.{json,md}; continues after a kill.
 
     python benchmarks/search.py --root DATA      first: it leaves the anchor and the architectures
     python benchmarks/headline.py --root DATA
@@ -22,7 +23,8 @@ from typing import Any
 import torch
 
 import results
-import search_bench as search
+import search_bench
+import search_recipes
 import sharing
 from hetero.models.encoder import RuntimeEncoder, embed
 from hetero.progress import track
@@ -33,7 +35,7 @@ from hetero.runs import Run
 from hetero_devices.files import read_json, write_json
 from hetero_devices.space import Embeddings
 from hetero_export.loop import export_run
-from search_budgets import LONG, RATIOS
+from search_budgets import RATIOS
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class Bench:
         self,
         data: str,
         options: argparse.Namespace,
-        changes: Sequence[str] = (),
+        changes: Sequence[str] | None = None,
         folder: Path = results.WORK / "headline",
     ) -> None:
-        """changes: of the recipe of every student."""
-        self.data, self.options, self.changes = data, options, tuple(changes)
+        """changes: of the recipe of every student, instead of DEPLOYED; they name its network."""
+        self.data, self.options, self.changes = data, options, changes
         self.folder = folder / f"{data}-{options.scale}"
-        self.searched = search.Bench(data, 0, options)
+        self.searched = search_bench.Bench(data, 0, options)
 
     @cached_property
     def run(self) -> Run:
@@ -79,22 +81,24 @@ class Bench:
 
     def student(self, ratio: int) -> Run:
         """The run of a budget: the architecture found for it, a longer training, finished for int8."""
-        scale = self.options.scale
-        architecture = self.searched.search.shared / f"product-{ratio}" / "architecture.json"
-        given = [*search.COMMON[scale], *search.OF_DATA[self.data][scale], search.VALIDATION[self.data]]
-        given += [f"data.root={self.options.root}"] if self.options.root else []
+        scale, options = self.options.scale, self.options
+        given = [*search_recipes.COMMON[scale], *search_recipes.OF_DATA[self.data][scale]]
+        given += [search_recipes.VALIDATION[self.data], *sharing.given(options, ["student"])]
         given += [
-            f"student.network={architecture}",
-            f"student.fit.steps={LONG[scale][self.data]}",
-            f"student.fit.device={self.options.device}",
             "student.quantised={}" if scale != "trial" else "student.quantised=null",
             "export.precisions=[fp32,int8]",
             f"anchor.source={self.searched.anchor}",
-            *self.changes,
+            *(self._deployed(ratio) if self.changes is None else self.changes),
         ]
         run = Run.open(self.folder / f"{ratio}x", resolve(self.data, given))
         sharing.share_views(self.run, run.folder)
         return run
+
+    def _deployed(self, ratio: int) -> list[str]:
+        """What the search found last, when it knew what the others had scored, and how it is trained."""
+        search = self.searched.search.shared / f"shared-{ratio}"
+        found = search_recipes.filled(search_recipes.DEPLOYED[self.options.scale][self.data], search)
+        return [f"student.network={search / 'architecture.json'}", *found]
 
     def rows(self, ratio: int) -> list[Row]:
         """The budget's int8 artefacts, scored; done once."""
@@ -187,7 +191,7 @@ def main() -> None:
     command = f"python benchmarks/headline.py --scale {options.scale} --data {' '.join(options.data)}"
     stamp = results.stamp(command, ", ".join(options.data), 0)
     scale = "" if options.scale == "default" else f"-{options.scale}"
-    part = "" if tuple(options.data) == tuple(search.OF_DATA) else "-part"
+    part = "" if tuple(options.data) == tuple(search_recipes.OF_DATA) else "-part"
     name = f"headline{scale}{part}"
     results.write(name, {"stamp": stamp, "data": found}, page)
     print(page)
@@ -201,7 +205,7 @@ run as the exported file. Percent on test classes with 95 % bootstrap intervals 
 
 
 def _options() -> argparse.Namespace:
-    parser = sharing.parser(__doc__, LONG, search.OF_DATA)
+    parser = sharing.parser(__doc__, search_recipes.DEPLOYED, search_recipes.OF_DATA)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

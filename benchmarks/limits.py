@@ -30,6 +30,7 @@ import torch
 import headline
 import results
 import search_bench
+import search_recipes
 import search_table
 import sharing
 from hetero.models.elastic import ElasticConfig, Stage
@@ -102,7 +103,7 @@ CHANGES: dict[str, Change] = {
     "16 pixels, wider": Change("network", resized(16)),
     "shallower, wider": Change("network", shallower),
     "deeper, narrower": Change("network", deeper),
-    "weights of the supernet": Change("start", recipe=("student.start={inherited}",)),
+    "weights of the supernet": Change("start", recipe=(search_recipes.INHERITED,)),
     "found for 40×": Change(network=lambda bench: bench.found(40)),
     "found for 20×": Change(network=lambda bench: bench.found(20)),
     "the anchor's architecture": Change(recipe=("student.network=residual-m", "student.fit.precision=bf16")),
@@ -140,16 +141,15 @@ class Bench:
     def given(self) -> list[str]:
         """The recipe that all have in common."""
         scale = self.options.scale
-        given = [*search_bench.COMMON[scale], *search_bench.OF_DATA[DATA][scale]]
-        given += [search_bench.VALIDATION[DATA], *sharing.given(self.options, ["student"])]
+        given = [*search_recipes.COMMON[scale], *search_recipes.OF_DATA[DATA][scale]]
+        given += [search_recipes.VALIDATION[DATA], *sharing.given(self.options, ["student"])]
         return [*given, f"anchor.source={self.searched.anchor}"]
 
     def _changes(self, change: Change) -> list[str]:
         network = change.network(self) if change.network else self.found(RATIO)
         found = [f"student.network={network.model_dump_json()}"]
         found += [f"student.fit.steps={STEPS[self.options.scale] * change.longer}"]
-        inherited = str(self._search(RATIO) / "inherited.safetensors")
-        return found + [each.replace("{inherited}", inherited) for each in change.recipe]
+        return found + search_recipes.filled(change.recipe, self._search(RATIO))
 
     def _search(self, ratio: int) -> Path:
         return self.searched.search.shared / f"product-{ratio}"

@@ -27,9 +27,10 @@ import torch
 import results
 import search_table
 import sharing
-from search_bench import COMMON, FURTHER, OF_DATA, Bench
-from search_budgets import BUDGETS, EXPORTED, LONG, SEARCHED, SHARED, Budget
+from search_bench import FURTHER, Bench
+from search_budgets import BUDGETS, EXPORTED, SEARCHED, SHARED, Budget
 from search_cost import Cost
+from search_recipes import COMMON, OF_DATA
 from search_table import Part
 from search_timing import Time
 
@@ -132,7 +133,7 @@ def _cost(bench: Bench) -> Cost:
     network = bench.winner("CMP-NAS, R3", BUDGETS[0])
     assert network is not None
     folder, steps = bench.run.folder / bench.student_folder(network), bench.run.recipe.student.fit.steps
-    return Cost.of(bench.search, folder, steps, LONG[bench.options.scale][bench.data])
+    return Cost.of(bench.search, folder, steps, bench.deployed_steps)
 
 
 _INTRODUCTION = """# Searching the architecture by cross-model accuracy

@@ -18,7 +18,7 @@ from hetero.models.build import Family
 from hetero.models.elastic import ElasticConfig
 from hetero.models.encoder import Encoder, RuntimeEncoder, embed
 from hetero.models.store import Model
-from hetero.recipes.resolve import resolve
+from hetero.recipes.resolve import changed, resolve
 from hetero.retrieval import evaluate
 from hetero.runs import Run
 from hetero.search.cost import BudgetConfig, LatencyBudget, Pricing
@@ -31,69 +31,13 @@ from hetero_export.bundle import write_bundle
 from hetero_export.choosing import calibration, spread
 from search_budgets import BUDGETS, RANDOM, RATIOS, REWARDS, SEARCHED, SHARED, Budget, rows
 from search_handmade import HANDMADE, PRESET, within
+from search_recipes import COMMON, DEPLOYED, OF_DATA, SPACE, VALIDATION
 from search_table import METRICS, Cell
 from search_timing import Time, Timing
 
 FURTHER = 8  # random architectures, for the rank correlation
 # Random networks that are measured in parts, and whole.
 BLOCKS = {"default": (8, 4), "full": (32, 8), "trial": (1, 3)}
-
-SPACE = (
-    "search.space.head=[64,96,128,192,256]",
-    "search.space.stages.1.width=[16,24,32,40,48]",
-    "search.space.stages.2.width=[24,32,48,64,80,96]",
-)
-COMMON = {
-    "default": (
-        "anchor.network=residual-m",
-        "anchor.fit.batch=64",
-        "student.objective=[{term: csd}]",
-        "student.fit.batch=64",
-        "student.views=2",
-        "search.fit.batch=64",
-        "search.algorithm.population=16",
-        "search.algorithm.generations=6",
-        "search.queries=500",
-    ),
-    "full": (
-        "anchor.network=residual-l",
-        "anchor.fit.batch=256",
-        "student.fit.batch=256",
-        "student.views=8",
-        "search.fit.batch=256",
-    ),
-    "trial": (
-        "anchor.network=residual-m",
-        "anchor.fit.steps=4",
-        "student.fit.steps=4",
-        "student.views=1",
-        "search.fit.steps=4",
-        "search.fit.batch=16",
-        "search.algorithm.population=4",
-        "search.algorithm.generations=2",
-        "search.algorithm.parents=2",
-        "search.queries=100",
-    ),
-}
-OF_DATA = {
-    "omniglot": {
-        "default": ("anchor.fit.steps=3000", "student.fit.steps=1200", "search.fit.steps=1500"),
-        "full": ("anchor.fit.steps=60000", "student.fit.steps=60000", "search.fit.steps=60000"),
-        "trial": ("data.rotations=false", "data.train_classes=40"),
-    },
-    "caltech101": {
-        "default": (
-            "data.size=48",
-            "anchor.fit.steps=1500",
-            "student.fit.steps=900",
-            "search.fit.steps=1000",
-            "student.network=elastic-m",
-        ),
-        "full": ("anchor.fit.steps=20000", "student.fit.steps=30000", "search.fit.steps=30000"),
-        "trial": ("data.size=32", "student.network=elastic-xs"),
-    },
-}
-VALIDATION = {"omniglot": "data.validation_share=0.1", "caltech101": "data.validation_share=0.2"}
 
 
 class Bench:
@@ -237,6 +181,13 @@ class Bench:
     def student_folder(self, network: Family) -> str:
         """In the folder of the run."""
         return f"students/{_digest(network)}"
+
+    @property
+    def deployed_steps(self) -> float:
+        """The training of `headline.py`, in steps of the batches here."""
+        recipe = self.run.recipe
+        fit = changed(recipe, DEPLOYED[self.options.scale][self.data]).student.fit
+        return fit.steps * fit.batch / recipe.student.fit.batch
 
     def int8(self, network: Family) -> Cell | None:
         """The network's int8 ONNX file, scored like `cell`; None where the exporter refuses it."""

@@ -11,12 +11,6 @@ REWARDS = {"CMP-NAS, R3": "product", "CMP-NAS, R2": "asymmetric", "plain, R1": "
 RANDOM = "random search"
 SHARED = "CMP-NAS, R3, after the others"  # begins with what they scored
 SEARCHED = (*REWARDS, RANDOM, SHARED)
-LONG: dict[str, dict[str, int]] = {
-    "default": {"omniglot": 6000, "caltech101": 3000},
-    "full": {"omniglot": 120000, "caltech101": 60000},
-    "trial": {"omniglot": 4, "caltech101": 4},
-}
-"""Steps of a student that is to be deployed (`headline.py`), by scale and data."""
 EXPORTED = ("CMP-NAS, R3", PRESET)  # whose int8 files are scored as well
 
 

@@ -32,7 +32,7 @@ class Cost:
     candidates: int
 
     @classmethod
-    def of(cls, search: Search, student: Path, steps: int, long: int) -> Cost:
+    def of(cls, search: Search, student: Path, steps: int, long: float) -> Cost:
         """student: the folder of a student that was trained on one thread; steps, long: of both trainings."""
         generator = np.random.default_rng(0)
         sampled = [search.space.sample(generator) for _ in range(_SCORED)]
