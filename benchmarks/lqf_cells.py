@@ -50,9 +50,14 @@ TASK: dict[str, tuple[str, ...]] = {
 LESSON: dict[str, tuple[str, ...]] = {
     "default": ("lesson.epochs=15", "conversion.steps=300"),
     "full": ("lesson.epochs=50", "conversion.steps=2000"),
-    "trial": ("lesson.epochs=2", "conversion.steps=4", "task.classes=4"),
+    "trial": ("lesson.epochs=2", "conversion.steps=4"),
 }
-CLASSES: dict[str, int | None] = {"default": 40, "full": None, "trial": 4}
+CLASSES: dict[str, dict[str, int]] = {
+    "default": {OMNIGLOT: 120, CIFAR: 40, CALTECH: 40},
+    "full": {},
+    "trial": {OMNIGLOT: 4, CIFAR: 4, CALTECH: 4},
+}
+"""New classes; all where nothing is said."""
 
 
 class Bench:
@@ -88,7 +93,8 @@ class Bench:
         return folder / "anchor"
 
     def config(self, shots: Shots, seed: int, rates: tuple[float, ...] | None = None) -> FinetuneConfig:
-        scale, classes = self.options.scale, self.options.classes or CLASSES[self.options.scale]
+        scale = self.options.scale
+        classes = self.options.classes or CLASSES[scale].get(self.data)
         pairs = [*TASK[self.data], *LESSON[scale], f"task.shots={shots}", f"seed={seed}"]
         pairs += [f"task.root={self.options.root}"] if self.options.root else []
         pairs += [f"task.classes={classes}"] if classes else []

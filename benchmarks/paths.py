@@ -27,6 +27,7 @@ import torch
 
 import results
 import search_bench
+import search_recipes
 import search_table
 import sharing
 from hetero.report import wording
@@ -194,7 +195,7 @@ def main() -> None:
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
-    parser = sharing.parser(__doc__, search_bench.COMMON, [DATA])
+    parser = sharing.parser(__doc__, search_recipes.COMMON, [DATA])
     sharing.trainings(parser)
     return parser.parse_args(words)
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from hetero.models.build import build
 from hetero.models.cost import cost
 from hetero.models.elastic import ElasticConfig
-from hetero.search.algorithms import AlgorithmConfig, best, search
+from hetero.search.algorithms import AlgorithmConfig, Problem, best, search
 from hetero.search.blocks import macs, parts
 from hetero.search.cost import BudgetConfig, LatencyBudget, Pricing, peak_elements
 from hetero.search.elastic_space import ElasticSpace, ElasticSpaceConfig, StageSpace
@@ -198,9 +198,8 @@ def test_evolution_beats_random_search_with_as_many_evaluations(space: ElasticSp
     found = {}
     for kind in ("evolution", "random"):
         (folder := tmp_path / kind).mkdir()
-        looked_at = search(
-            space, evaluations(space, folder)[0], reward, config.model_copy(update={"kind": kind}), 0
-        )
+        asked = config.model_copy(update={"kind": kind})
+        looked_at = search(Problem(evaluations(space, folder)[0], reward, asked), 0)
         assert len({each.architecture for each in looked_at}) == len(looked_at)
         found[kind] = max(map(reward, looked_at))
     assert found["evolution"] > found["random"]
@@ -213,10 +212,10 @@ def test_what_earlier_searches_scored_is_a_start(space: ElasticSpace, tmp_path: 
     evaluations_, scorer = evaluations(space, tmp_path)
     known = evaluations_([space.largest(), *drawn(space, 40, seed=5)])
     before = len(scorer.scored)
-    found = search(space, evaluations_, reward, config, 1, known)
+    found = search(Problem(evaluations_, reward, config, known), 1)
     assert found[: len(known)] == known
     assert len(scorer.scored) - before <= config.evaluations
-    alone = search(space, evaluations(space, tmp_path / "other")[0], reward, config, 1)
+    alone = search(Problem(evaluations(space, tmp_path / "other")[0], reward, config), 1)
     assert max(map(reward, found)) >= max(map(reward, known))
     assert max(map(reward, found)) > max(map(reward, alone))
     assert not {each.architecture for each in found[len(known) :]} & {each.architecture for each in known}
@@ -225,7 +224,7 @@ def test_what_earlier_searches_scored_is_a_start(space: ElasticSpace, tmp_path: 
 @pytest.mark.parametrize("kind", ["evolution", "random", "nsga2"])
 def test_every_candidate_is_within_the_budget(space: ElasticSpace, tmp_path: Path, kind: str) -> None:
     config = AlgorithmConfig(kind=kind, population=8, generations=3, parents=3)  # type: ignore[arg-type]
-    found = search(space, evaluations(space, tmp_path, macs=200_000)[0], reward, config, 0)
+    found = search(Problem(evaluations(space, tmp_path, macs=200_000)[0], reward, config), 0)
     assert len(found) > 8
     assert all(each.costs.macs <= 200_000 for each in found)
 
@@ -249,19 +248,19 @@ def test_a_budget_that_chance_does_not_meet_is_met(space: ElasticSpace, tmp_path
     evaluations_, _ = evaluations(space, tmp_path, macs=round(1.15 * least))
     assert not any(map(evaluations_.feasible, drawn(space, 50)))
     config = AlgorithmConfig(kind=kind, population=4, generations=2, parents=2)  # type: ignore[arg-type]
-    found = search(space, evaluations_, reward, config, 0)
+    found = search(Problem(evaluations_, reward, config), 0)
     assert len(found) >= 4
     assert all(each.costs.macs <= 1.15 * least for each in found)
 
 
 def test_an_impossible_budget_is_named(space: ElasticSpace, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no candidate of elastic is within the budget"):
-        search(space, evaluations(space, tmp_path, 10)[0], reward, AlgorithmConfig(), 0)
+        search(Problem(evaluations(space, tmp_path, 10)[0], reward, AlgorithmConfig()), 0)
 
 
 def test_nsga2_keeps_cheap_candidates_beside_good_ones(space: ElasticSpace, tmp_path: Path) -> None:
     config = AlgorithmConfig(kind="nsga2", population=12, generations=6)
-    found = search(space, evaluations(space, tmp_path)[0], reward, config, 0)
+    found = search(Problem(evaluations(space, tmp_path)[0], reward, config), 0)
     joined = front(found, lambda each: (each.costs.macs,), reward)
     assert len(joined) >= 3
     macs_ = [each.costs.macs for each in joined]
@@ -270,20 +269,20 @@ def test_nsga2_keeps_cheap_candidates_beside_good_ones(space: ElasticSpace, tmp_
     assert rewards == sorted(rewards)
     bad = config.model_copy(update={"objectives": ("price",)})
     with pytest.raises(RecipeError, match="no cost 'price'"):
-        search(space, evaluations(space, tmp_path)[0], reward, bad, 0)
+        search(Problem(evaluations(space, tmp_path)[0], reward, bad), 0)
 
 
 def test_a_search_started_again_goes_the_same_way_and_scores_nothing_twice(
     space: ElasticSpace, tmp_path: Path
 ) -> None:
     config = AlgorithmConfig(population=6, generations=4, parents=3)
-    whole = search(space, evaluations(space, tmp_path)[0], reward, config, 3)
+    whole = search(Problem(evaluations(space, tmp_path)[0], reward, config), 3)
     path = tmp_path / "scores.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:10]) + lines[10][:20])  # killed while it wrote
     again, scorer = evaluations(space, tmp_path)
     assert len(again) == 10
-    assert search(space, again, reward, config, 3) == whole
+    assert search(Problem(again, reward, config), 3) == whole
     assert len(scorer.scored) == len(lines) - 10
     path.write_text("nonsense\n")
     with pytest.raises(HeteroError, match=r"scores\.jsonl is damaged"):
@@ -316,7 +315,7 @@ class Listed(SearchSpace):
 def test_a_space_of_ones_own_is_searched_alike(tmp_path: Path) -> None:
     listed = Listed()
     config = AlgorithmConfig(kind="random", population=2, generations=5)
-    found = search(listed, evaluations(listed, tmp_path)[0], reward, config, 0)
+    found = search(Problem(evaluations(listed, tmp_path)[0], reward, config), 0)
     assert sorted(each.architecture.genes[0] for each in found) == [0, 1, 2]
     macs_ = [each.costs.macs for each in sorted(found, key=lambda each: each.architecture.genes)]
     assert macs_ == sorted(set(macs_))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -44,29 +45,39 @@ class AlgorithmConfig(Config):
         return self.population * self.generations
 
 
-def search(
-    space: SearchSpace,
-    evaluations: Evaluations,
-    reward: Reward,
-    config: AlgorithmConfig,
-    seed: int,
-    known: Sequence[Candidate] = (),
-) -> list[Candidate]:
+@dataclass(frozen=True)
+class Problem:
+    """What an algorithm is given to solve.
+
+    evaluations: price and score the candidates of a space. reward: what is made as large as possible.
+    known: candidates within the budget to begin with; random search looks at none of them.
+    """
+
+    evaluations: Evaluations
+    reward: Reward
+    config: AlgorithmConfig
+    known: Sequence[Candidate] = ()
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.evaluations.space
+
+
+def search(problem: Problem, seed: int) -> list[Candidate]:
     """Every candidate the algorithm looked at, each once, in the order it looked.
 
-    known: candidates within the budget to begin with; random search looks at none of them.
     Raises RecipeError when nothing within the budget is found.
     """
     generator = np.random.default_rng(seed)
-    match config.kind:
+    match problem.config.kind:
         case "random":
-            return _random(space, evaluations, config, generator)
+            return _random(problem, generator)
         case "evolution":
-            return _evolution(space, evaluations, reward, config, generator, known)
+            return _evolution(problem, generator)
         case "nsga2":
             from hetero.search.nsga import nsga2
 
-            return nsga2(space, evaluations, reward, config, seed, known)
+            return nsga2(problem, generator)
 
 
 def draw(
@@ -113,33 +124,27 @@ def _feasible(
     return smaller[first] if first < len(smaller) else None
 
 
-def _random(
-    space: SearchSpace, evaluations: Evaluations, config: AlgorithmConfig, generator: np.random.Generator
-) -> list[Candidate]:
-    drawn = draw(evaluations, lambda: space.sample(generator), config.evaluations, generator)
+def _random(problem: Problem, generator: np.random.Generator) -> list[Candidate]:
+    space, config = problem.space, problem.config
+    drawn = draw(problem.evaluations, lambda: space.sample(generator), config.evaluations, generator)
     blocks = range(0, len(drawn), config.population)
-    return [each for start in blocks for each in evaluations(drawn[start : start + config.population])]
+    return [
+        each for start in blocks for each in problem.evaluations(drawn[start : start + config.population])
+    ]
 
 
-def _evolution(
-    space: SearchSpace,
-    evaluations: Evaluations,
-    reward: Reward,
-    config: AlgorithmConfig,
-    generator: np.random.Generator,
-    known: Sequence[Candidate],
-) -> list[Candidate]:
+def _evolution(problem: Problem, generator: np.random.Generator) -> list[Candidate]:
     """Half of a generation by crossover of two parents, half by mutation of one."""
-    found = {each.architecture: each for each in known}
+    space, evaluations, config = problem.space, problem.evaluations, problem.config
+    found = {each.architecture: each for each in problem.known}
     first = draw(evaluations, lambda: space.sample(generator), config.population, generator, set(found))
     found |= {each.architecture: each for each in evaluations(first)}
     for _ in range(config.generations - 1):
-        parents = best(list(found.values()), reward, config.parents)
+        parents = best(list(found.values()), problem.reward, config.parents)
         half = config.population // 2
-        crossing = _crossing(space, parents, config, generator)
+        crossing, mutating = (make(problem, parents, generator) for make in (_crossing, _mutation))
         crossed = draw(evaluations, crossing, half, generator, set(found))
         met = set(found) | set(crossed)
-        mutating = _mutation(space, parents, config, generator)
         mutated = draw(evaluations, mutating, config.population - half, generator, met)
         found |= {each.architecture: each for each in evaluations([*crossed, *mutated])}
     return list(found.values())
@@ -151,27 +156,23 @@ def best(candidates: Sequence[Candidate], reward: Reward, count: int) -> list[Ca
 
 
 def _crossing(
-    space: SearchSpace,
-    parents: Sequence[Candidate],
-    config: AlgorithmConfig,
-    generator: np.random.Generator,
+    problem: Problem, parents: Sequence[Candidate], generator: np.random.Generator
 ) -> Callable[[], Architecture]:
+    space = problem.space
+
     def propose() -> Architecture:
         first, second = generator.integers(len(parents), size=2)
         child = space.cross(parents[first].architecture, parents[second].architecture, generator)
-        return child if first != second else space.mutate(child, generator, config.mutation)
+        return child if first != second else space.mutate(child, generator, problem.config.mutation)
 
     return propose
 
 
 def _mutation(
-    space: SearchSpace,
-    parents: Sequence[Candidate],
-    config: AlgorithmConfig,
-    generator: np.random.Generator,
+    problem: Problem, parents: Sequence[Candidate], generator: np.random.Generator
 ) -> Callable[[], Architecture]:
     def propose() -> Architecture:
         parent = parents[int(generator.integers(len(parents)))].architecture
-        return space.mutate(parent, generator, config.mutation)
+        return problem.space.mutate(parent, generator, problem.config.mutation)
 
     return propose

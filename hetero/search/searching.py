@@ -29,7 +29,7 @@ from hetero.models.deploy import Deploy
 from hetero.models.store import Model
 from hetero.recipes.recipe import Recipe
 from hetero.runs.run import Run, given_by
-from hetero.search.algorithms import search
+from hetero.search.algorithms import Problem, search
 from hetero.search.config import SearchConfig
 from hetero.search.cost import Pricing
 from hetero.search.evaluation import Candidate, Evaluations
@@ -130,7 +130,7 @@ class Search:
             reward = partial(_reward, self.config)
             algorithm, seed = self.config.algorithm, self.run.recipe.seed
             known = self._known() if algorithm.known else []
-            looked_at = search(self.space, self.evaluations, reward, algorithm, seed, known)
+            looked_at = search(Problem(self.evaluations, reward, algorithm, known), seed)
             found = SearchResult.of(self.space, looked_at, self.config, self.run)
             self._bequeath(self.space.parse(found.chosen.choices))
             found.write(self.folder)
