@@ -99,6 +99,9 @@ CHANGES: dict[str, Change] = {
     "csd over 4096 anchor vectors": Change(
         "objective", recipe=("student.objective=[{term: csd, bank: 4096}]",)
     ),
+    "the same and regression": Change(
+        "objective", recipe=("student.objective=[{term: csd, bank: 4096},{term: regression}]",)
+    ),
     "24 pixels, wider": Change("network", resized(24)),
     "16 pixels, wider": Change("network", resized(16)),
     "shallower, wider": Change("network", shallower),

@@ -100,7 +100,11 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Neighbourhood(Task):
-    """A loss over anchor vectors: of a fixed sample of the training images, or of the batch itself."""
+    """A loss over anchor vectors: of a fixed sample of the training images, or of the batch itself.
+
+    The k nearest of a large sample are alike, and a softmax or an order over them sees only differences: what
+    they have in common, which is where the image lies, is then left to another term, such as regression.
+    """
 
     def __init__(self, loss: Loss, bank: Tensor | None) -> None:
         super().__init__()
@@ -118,7 +122,10 @@ def _bank(count: int, given: Given) -> Tensor | None:
     return given.anchors().sample(count, given.seed) if count else None
 
 
-_BANK = "sample of the anchor's training vectors that neighbours are found in; 0: the batch's own"
+_BANK = (
+    "sample of the anchor's training vectors that neighbours are found in, best beside `regression`; "
+    "0: the batch's own"
+)
 
 
 class CsdConfig(Term):
