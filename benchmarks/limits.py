@@ -1,13 +1,13 @@
 """What keeps the smallest phone model from the paragon? One change at a time, at 80 times fewer operations.
 
 Omniglot. The architecture that CMP-NAS (R3) found in `search.py` for 80 times fewer operations is trained
-into the anchor's space as in `headline.py`, but shorter; then with one thing changed: longer, larger batches,
-more views, another objective or rate, the supernet's weights, images of lower resolution with wider layers,
-fewer and wider blocks, more and narrower ones. Three larger networks in the same training say what size is
-worth: those found for 40 and 20 times fewer operations, and the anchor's own architecture. All of it on
-validation classes. What helped is then put together, trained four times as long, finished for int8, and the
-exported files are scored on test classes, once. Writes results/limits.{json,md}. Killed at any moment, the
-same command continues; the anchor and the architectures are those of search.py.
+into the anchor's space as there, for longer; then with one thing changed: longer still, larger batches, more
+views, another objective or rate, the supernet's weights, images of lower resolution with wider layers, fewer
+and wider blocks, more and narrower ones. Three larger networks in the same training say what size is worth:
+those found for 40 and 20 times fewer operations, and the anchor's own architecture. All of it on validation
+classes. What helped is then put together, trained four times as long, finished for int8, and the exported
+files are scored on test classes, once. Writes results/limits.{json,md}. Killed at any moment, the same command
+continues; the anchor and the architectures are those of search.py.
 
     python benchmarks/search.py --root DATA --data omniglot --seeds 1 --untimed     first
     python benchmarks/limits.py --root DATA
@@ -46,7 +46,7 @@ from search_table import Cell
 DATA, RATIO = "omniglot", 80
 STEPS = {"default": 2000, "full": 60000, "trial": 4}
 LONGER = 4  # of the last training, times the steps of the comparisons
-BASE = "as in headline.py, shorter"
+BASE = "as in search.py, longer"
 
 Alter = Callable[["Bench"], ElasticConfig]
 WIDTHS = [round(0.05 * i, 2) for i in range(2, 81)]
