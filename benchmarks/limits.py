@@ -6,8 +6,8 @@ views, another objective or rate, the supernet's weights, images of lower resolu
 and wider blocks, more and narrower ones. Three larger networks in the same training say what size is worth:
 those found for 40 and 20 times fewer operations, and the anchor's own architecture. All of it on validation
 classes. What helped is then put together, trained four times as long, finished for int8, and the exported
-files are scored on test classes, once. Writes results/limits.{json,md}. Killed at any moment, the same command
-continues; the anchor and the architectures are those of search.py.
+files are scored on test classes, once. Writes results/limits.{json,md}. Killed at any moment, the same
+command continues; the anchor and the architectures are those of search.py.
 
     python benchmarks/search.py --root DATA --data omniglot --seeds 1 --untimed     first
     python benchmarks/limits.py --root DATA
