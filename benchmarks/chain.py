@@ -165,7 +165,7 @@ def _columns(chains: Sequence[Chain]) -> tuple[list[str], list[str]]:
     """Paragons and taxes of every version, means over seeds."""
     paragons = np.mean([chain.paragons for chain in chains], axis=0)
     taxes = np.mean([chain.taxes for chain in chains], axis=0)
-    return [f"{100 * p:.2f}" for p in paragons], [f"{100 * t:+.2f}" for t in taxes]
+    return [f"{100 * p:.2f}" for p in paragons], [f"{round(100 * t, 2) + 0.0:+.2f}" for t in taxes]
 
 
 def main() -> None:

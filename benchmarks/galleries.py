@@ -21,7 +21,7 @@ from gates_data import Task
 from hetero.models.encoder import Encoder, embed
 from hetero.models.opening import open_encoder
 from hetero.report import GalleryRow
-from hetero.retrieval import Estimate, Evaluation, evaluate
+from hetero.retrieval import Evaluation, evaluate
 from hetero.retrieval.codecs import Codec, codec, compress, decoded
 from hetero.retrieval.codecs.scalar import unit
 from hetero.runs.galleries import gallery_row
@@ -98,15 +98,12 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         found = row.found
+        changes = " | ".join(map(results.signed, (found.recall_delta, found.map_delta)))
         lines.append(
             f"| {row.search} | {found.query} | {found.codec} | {found.bytes_per_vector} "
-            f"| {100 * found.recall.value:.2f} | {_points(found.recall_delta)} | {_points(found.map_delta)} |"
+            f"| {100 * found.recall.value:.2f} | {changes} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _points(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:+.2f} ({100 * estimate.low:+.2f} to {100 * estimate.high:+.2f})"
 
 
 def _rows(task: Task, queries: Mapping[str, Encoder], training: Vectors) -> Iterator[Row]:

@@ -24,7 +24,7 @@ from gates_data import Task
 from hetero.data.imageset import ImageSet
 from hetero.recipes.recipe import GateConfig
 from hetero.report import ParityRow
-from hetero.retrieval import Estimate, Evaluation, evaluate
+from hetero.retrieval import Evaluation, evaluate
 from hetero.runs import Run
 from hetero.runs.gates import gates
 from hetero.runs.parity import parity_row
@@ -104,13 +104,9 @@ def _line(row: Row) -> str:
     numeric = f"{row.psnr:.1f} | {row.psnr_range:.1f} | {accepted} | {1 - parity.cosine_distance_max:.4f}"
     return (
         f"| {row.task} | {row.export} | {numeric} | {before:.1f} "
-        f"| {_points(parity.recall_delta)} | {_points(parity.map_delta)} "
+        f"| {results.signed(parity.recall_delta)} | {results.signed(parity.map_delta)} "
         f"| {parity.negative_flips} / {parity.positive_flips} | {'pass' if row.passed else '**FAIL**'} |"
     )
-
-
-def _points(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:+.2f} ({100 * estimate.low:+.2f} to {100 * estimate.high:+.2f})"
 
 
 def _ours(bundle: Bundle) -> Iterator[Export]:

@@ -162,21 +162,17 @@ def section(bench: Bench, rows: Sequence[Row]) -> str:
     """One data set's table, the paragon first."""
     anchor = bench.run.anchor.cost
     assert anchor is not None
-    best, precision = (_percent(_mean(bench.paragon, metric)) for metric in (RECALL_AT_1, MAP))
+    best, precision = (results.percent(_mean(bench.paragon, metric)) for metric in (RECALL_AT_1, MAP))
     scores = f"{best} | {best} | {precision}"
     first = f"| anchor (paragon) | torch | {wording.count(anchor.macs)} | 1.0 | {scores} | – |"
     return "\n".join([f"\n## {bench.data}\n", _HEAD, first, *map(_line, rows)]) + "\n"
 
 
 def _line(row: Row) -> str:
-    scores = " | ".join(map(_percent, (row.symmetric, row.asymmetric, row.precision)))
-    loss = wording.points(row.loss, 2)
+    scores = " | ".join(map(results.percent, (row.symmetric, row.asymmetric, row.precision)))
+    loss = results.signed(row.loss)
     macs = wording.count(row.macs)
     return f"| {row.query} | {row.runtime} | {macs} | {row.ratio:.1f} | {scores} | {loss} |"
-
-
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
 
 
 def main() -> None:

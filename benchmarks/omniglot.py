@@ -17,7 +17,7 @@ from hetero.recipes.recipe import Recipe
 from hetero.recipes.resolve import resolve
 from hetero.report import Report
 from hetero.report.markdown import render
-from hetero.retrieval import Estimate, Matrix
+from hetero.retrieval import Matrix
 from hetero.runs import Run
 from hetero_export.loop import carry_out
 
@@ -74,11 +74,7 @@ def table(report: Report) -> str:
 
 def _cell(matrix: Matrix, query: str, gallery: str) -> str:
     cell = matrix.cell(query, gallery)
-    return "–" if cell is None else _percent(cell.estimate)
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.2f} ({100 * estimate.low:.2f} to {100 * estimate.high:.2f})"
+    return "–" if cell is None else results.percent(cell.estimate)
 
 
 def _parity(report: Report) -> str:
@@ -88,8 +84,7 @@ def _parity(report: Report) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in report.parity:
-        delta, cost = row.recall_delta, latency[row.artefact]
-        change = f"{100 * delta.value:+.2f} ({100 * delta.low:+.2f} to {100 * delta.high:+.2f})"
+        change, cost = results.signed(row.recall_delta), latency[row.artefact]
         lines.append(
             f"| {row.artefact} | {row.cosine_distance_max:.1e} | {100 * row.top1_identical:.3f} % | {change} "
             f"| {cost.size_kb:.0f} | {cost.p50_ms:.2f} |"

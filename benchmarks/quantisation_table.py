@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import results
 from hetero.report import wording
 from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
@@ -127,8 +128,8 @@ def _refusal(row: Row) -> tuple[str, ...]:
 def _scores(row: Row) -> tuple[str, ...]:
     changes = (row.recall_change, row.precision_change)
     return (
-        *(_percent(e) for e in (row.recall, row.precision) if e),
-        *("–" if row.key[0] == "torch" else _points(e) for e in changes if e),
+        *(results.percent(e) for e in (row.recall, row.precision) if e),
+        *("–" if row.key[0] == "torch" else results.signed(e) for e in changes if e),
         *(_ratio(value) for value in (row.size, row.latency, row.delegated)),
     )
 
@@ -144,7 +145,7 @@ def _best(found: list[Row]) -> list[str]:
         how = max(integer, key=lambda variant: integer[variant].value)
         said = "as it is" if how == "plain" else how
         lines.append(
-            f"Highest int8 row for {format}: {said}, {_points(integer[how])} points of R@1, "
+            f"Highest int8 row for {format}: {said}, {results.signed(integer[how])} points of R@1, "
             "picked by these test queries and so a little flattered."
         )
     return lines
@@ -153,14 +154,6 @@ def _best(found: list[Row]) -> list[str]:
 def fields(seeds: Sequence[Sequence[Cell]], timings: Timings) -> dict[str, Any]:
     """The rows and the timings for the JSON."""
     return {"rows": [asdict(row) for row in rows(seeds, timings)], "timings": timings}
-
-
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
-
-
-def _points(e: Estimate) -> str:
-    return f"{100 * e.value:+.2f} ({100 * e.low:+.2f} to {100 * e.high:+.2f})"
 
 
 def _ratio(value: float | None) -> str:

@@ -7,6 +7,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+from hetero.report import wording
 from hetero.retrieval import Estimate
 from hetero.runs.environment import environment
 from hetero_devices.files import atomic_file, write_json
@@ -29,7 +30,7 @@ def percent(e: Estimate) -> str:
 
 def signed(e: Estimate) -> str:
     """A difference of shares in points, as `+1.20 (-0.30 to +2.70)`."""
-    return f"{100 * e.value:+.2f} ({100 * e.low:+.2f} to {100 * e.high:+.2f})"
+    return wording.points(e, 2)
 
 
 def stamp(command: str, data: str, seed: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.stats import kendalltau
 
+import results
 from hetero.report import wording
 from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
@@ -128,14 +129,14 @@ def _line(
     int8: Sequence[Cell] | None,
 ) -> str:
     macs = wording.count(round(float(np.mean([cell.macs for cell in cells]))))
-    loss = _points(_difference(cells, paragons)) if paragons else "–"
-    file = _percent(_score(int8, "asymmetric", RECALL_AT_1)) if int8 else "–"
+    loss = results.signed(_difference(cells, paragons)) if paragons else "–"
+    file = results.percent(_score(int8, "asymmetric", RECALL_AT_1)) if int8 else "–"
     scores = (
         _score(cells, "asymmetric", RECALL_AT_1),
         _score(cells, "asymmetric", MAP),
         _score(cells, "symmetric", RECALL_AT_1),
     )
-    return f"| {budget} | {how} | {macs} | {' | '.join(map(_percent, scores))} | {loss} | {file} |"
+    return f"| {budget} | {how} | {macs} | {' | '.join(map(results.percent, scores))} | {loss} | {file} |"
 
 
 def _score(cells: Sequence[Cell], side: str, metric: str) -> Estimate:
@@ -236,11 +237,3 @@ def plot(path: Path, found: Mapping[str, Any]) -> None:
         axes.legend(fontsize=7)
     with atomic_file(path) as temporary:
         canvas.savefig(temporary, format="png", dpi=130)
-
-
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.2f} ({100 * e.low:.2f} to {100 * e.high:.2f})"
-
-
-def _points(e: Estimate) -> str:
-    return f"{100 * e.value:+.2f} ({100 * e.low:+.2f} to {100 * e.high:+.2f})"
