@@ -3,9 +3,9 @@
 Omniglot, CIFAR-100 (32 px) and Caltech-101 (48 px): a network is trained on some of the classes and adapted
 to others, from 1, 2, 5, 10, 20 images of each and from all. Every method has the same network, the same
 ridge head to start from, the same epochs and a grid of five rates; seed 0 chooses its rate on validation
-images, the other seeds draw other shots and keep it, and only then are the test images looked at. LeakyReLU
-is trained into the same network by regression to its own embeddings. Writes results/lqf*.{json,md,png}.
-Each training is a folder in work/, so that the same command continues after a kill.
+images, the other seeds draw other shots and keep it, or where it diverges take a smaller one, and only then
+are the test images looked at. LeakyReLU is trained into the same network by regression to its own embeddings.
+Writes results/lqf*.{json,md,png}. Each training is a folder in work/: killed, the same command continues.
 
     python benchmarks/lqf.py --root DATA                            two cores, small networks
     python benchmarks/lqf.py --root DATA --data omniglot --seeds 1 --workers 1
@@ -127,7 +127,8 @@ def section(bench: Bench, options: argparse.Namespace) -> tuple[str, dict[str, A
 _INTRODUCTION = """# LQF: linear quadratic fine-tuning
 
 Test accuracy in percent, with 95 % bootstrap intervals over {seeds} seeds, which draw the training images,
-and over test images. Rates were chosen on validation images with seed 0, out of five of each method.
+and over test images. Rates were chosen on validation images with seed 0, out of five of each method; where
+another seed diverges at that rate, it takes the next smaller one.
 Every method begins at the same ridge head. Range of rates: neighbouring rates of the grid whose validation
 accuracy is within a point of the best, in decades; 0 where only the best is, 1.9 or 2.0 at most. Epochs to
 converge: the first from which validation accuracy stays within a point of its last. Time: of one training,

@@ -61,12 +61,12 @@ CLASSES: dict[str, dict[str, int]] = {
 
 
 class Bench:
-    """One data set: its two pre-trained networks, and one adaptation a (shots, seed, method)."""
+    """One data set: its two pre-trained networks, and adaptations by shots, seed, method and rate."""
 
     def __init__(self, data: str, options: argparse.Namespace) -> None:
         self.data, self.options = data, options
         self.folder = results.WORK / "lqf" / f"{data}-{options.scale}"
-        self._adaptations: dict[tuple[Shots, int, str], Adaptation] = {}
+        self._adaptations: dict[tuple[Shots, int, str, float | None], Adaptation] = {}
 
     @cached_property
     def source(self) -> Source:
@@ -109,20 +109,29 @@ class Bench:
             return False
         return True
 
-    def adaptation(self, name: str, shots: Shots, seed: int) -> Adaptation:
-        """Seed 0 searches the rates, the other seeds train with the rate that was chosen there."""
-        if (shots, seed, name) not in self._adaptations:
-            rates = None
-            if seed:
-                rates = (self.outcome(name, shots, 0).rate,)
-            config = self.config(shots, seed, rates if METHODS[name].form != "head" else None)
+    def adaptation(self, name: str, shots: Shots, seed: int, rate: float | None = None) -> Adaptation:
+        """rate: the only one that is tried; else all of the method's."""
+        if (shots, seed, name, rate) not in self._adaptations:
+            config = self.config(shots, seed, None if rate is None else (rate,))
             folder = self.folder / f"shots-{shots}" / f"seed{seed}" / name
-            self._adaptations[shots, seed, name] = Adaptation.open(folder, self.source, config)
-        return self._adaptations[shots, seed, name]
+            folder = folder if rate is None else folder / f"{rate:g}"
+            self._adaptations[shots, seed, name, rate] = Adaptation.open(folder, self.source, config)
+        return self._adaptations[shots, seed, name, rate]
 
     def outcome(self, name: str, shots: Shots, seed: int) -> Outcome:
-        """One method's, trained where it is missing."""
-        return self.adaptation(name, shots, seed).outcome(METHODS[name])
+        """One method's, trained where it is missing.
+
+        Seed 0 searches the rates; the others train with the one chosen there, or with the largest smaller one
+        that does not diverge: they have fewer than half of the answers that seed 0 has on validation images.
+        """
+        if seed == 0 or METHODS[name].form == "head":
+            return self.adaptation(name, shots, seed).outcome(METHODS[name])
+        first = self.outcome(name, shots, 0)
+        for rate in sorted((rate for rate in first.curves if rate <= first.rate), reverse=True):
+            found = self.adaptation(name, shots, seed, rate).outcome(METHODS[name])
+            if found.curve.scores[-1] >= first.curve.scores[-1] / 2:
+                break
+        return found
 
     @property
     def cost(self) -> str:
