@@ -9,7 +9,9 @@ MobileNetV3, ShuffleNetV2 and the presets' family scaled to the budget, is train
 classes are scored once, for some rows by the exported int8 file too. Further random architectures say how
 well each reward ranks. Writes results/search.{json,md,png}. Killed at any moment, the same command continues.
 
-    python benchmarks/search.py --root DATA
+    python benchmarks/search.py --root DATA --data omniglot       up to two hours on two cores
+    python benchmarks/search.py --root DATA --data caltech101     as long
+    python benchmarks/search.py --root DATA                       both, in one page
     python benchmarks/search.py --root DATA --data omniglot --seeds 1 --untimed
     python benchmarks/search.py --root DATA --scale full --device cuda
 """
