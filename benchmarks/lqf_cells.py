@@ -53,7 +53,7 @@ LESSON: dict[str, tuple[str, ...]] = {
     "trial": ("lesson.epochs=2", "conversion.steps=4"),
 }
 CLASSES: dict[str, dict[str, int]] = {
-    "default": {OMNIGLOT: 120, CIFAR: 20, CALTECH: 40},
+    "default": {OMNIGLOT: 120, CIFAR: 20, CALTECH: 20},
     "full": {},
     "trial": {OMNIGLOT: 4, CIFAR: 4, CALTECH: 4},
 }
