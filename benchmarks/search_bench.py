@@ -31,7 +31,7 @@ from hetero_export.bundle import write_bundle
 from hetero_export.choosing import calibration, spread
 from search_budgets import BUDGETS, RANDOM, RATIOS, REWARDS, SEARCHED, SHARED, Budget, rows
 from search_handmade import HANDMADE, PRESET, within
-from search_recipes import COMMON, DEPLOYED, OF_DATA, SPACE, VALIDATION
+from search_recipes import COMMON, DEPLOYED, OF_DATA, SPACE, VALIDATION, filled
 from search_table import METRICS, Cell
 from search_timing import Time, Timing
 
@@ -186,7 +186,8 @@ class Bench:
     def deployed_steps(self) -> float:
         """The training of `headline.py`, in steps of the batches here."""
         recipe = self.run.recipe
-        fit = changed(recipe, DEPLOYED[self.options.scale][self.data]).student.fit
+        deployed = DEPLOYED[self.options.scale][self.data]
+        fit = changed(recipe, filled(deployed, self.search.shared)).student.fit
         return fit.steps * fit.batch / recipe.student.fit.batch
 
     def int8(self, network: Family) -> Cell | None:
