@@ -7,7 +7,7 @@ images, the other seeds draw other shots and keep it, or where it diverges take 
 are the test images looked at. LeakyReLU is trained into the same network by regression to its own embeddings.
 Writes results/lqf*.{json,md,png}. Each training is a folder in work/: killed, the same command continues.
 
-    python benchmarks/lqf.py --root DATA                            two cores, small networks
+    python benchmarks/lqf.py --root DATA                            two cores, under two hours
     python benchmarks/lqf.py --root DATA --data omniglot --seeds 1 --workers 1
     python benchmarks/lqf.py --root DATA --scale full --device cuda
     python benchmarks/lqf.py --root DATA --scale trial              a few steps: does it run?
