@@ -1,8 +1,8 @@
 """The product in one table: an int8 phone model's queries in the cloud's gallery, by how much less it costs.
 
 For each budget the architecture that CMP-NAS (R3) found in `search.py`, beginning with what other searches
-had scored, is trained into the anchor's space as `limits.py` found best, finished for int8 towards the
-anchor, exported, and run by ONNX Runtime and LiteRT. The rows have the form of Duggal et al. (CVPR 2021), who
+had scored, is trained into the anchor's space (on Omniglot as `limits.py` found best), finished for int8,
+exported, and run by ONNX Runtime and LiteRT. The rows have the form of Duggal et al. (CVPR 2021), who
 report 80 and 23 times fewer operations within 0.3 and 1.6 % of the paragon. Everything on test classes.
 Writes results/headline.{json,md}; continues after a kill.
 

@@ -84,7 +84,7 @@ DEPLOYED: dict[str, dict[str, tuple[str, ...]]] = {
         "caltech101": ("student.fit.steps=4",),
     },
 }
-"""Of a student that is to be deployed (`headline.py`); on Omniglot what helped in `limits.py`."""
+"""Of a student to be deployed (`headline.py`); the default on Omniglot is what helped in `limits.py`."""
 
 
 def filled(changes: Iterable[str], search: Path) -> list[str]:

@@ -111,6 +111,8 @@ PARTS_WITH_FIGURES = (
     ("docs/backfilling.md", "## Figures"),
     ("docs/upgrades.md", "## Figures"),
     ("docs/flips.md", "### What it brought so far"),
+    ("docs/linear.md", "## What it brings"),
+    ("docs/linear-math.md", "## Deployment"),
     ("docs/search.md", "## What it brought so far"),
     ("docs/search.md", "## The product in one table"),
     ("docs/search.md", "## What keeps a small model from the paragon"),
