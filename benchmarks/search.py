@@ -80,9 +80,15 @@ def carry_out(options: argparse.Namespace, words: tuple[str, ...]) -> None:
 
 def _searches(data: str, seed: int, words: tuple[str, ...]) -> None:
     bench = _bench(data, seed, words)
-    for how, budget in sorted(bench.rows, key=lambda row: row[0] == SHARED):
+    for how, budget in sorted(bench.rows, key=_turn):
         if how in SEARCHED:
             bench.winner(how, budget)
+
+
+def _turn(row: tuple[str, Budget]) -> int:
+    """Those that know what others scored come after them, and know the same with and without `--untimed`."""
+    how, budget = row
+    return 2 if budget.timed else int(how == SHARED)
 
 
 def _times(bench: Bench) -> dict[tuple[str, Budget], Time | None]:
