@@ -30,9 +30,9 @@ import results
 import search_table
 import sharing
 from search_bench import FURTHER, Bench
-from search_budgets import BUDGETS, EXPORTED, SEARCHED, SHARED, Budget
-from search_cost import Cost
+from search_budgets import EXPORTED, SEARCHED, SHARED, Budget
 from search_recipes import COMMON, OF_DATA
+from search_students import Students
 from search_table import Part
 from search_timing import Time
 
@@ -43,22 +43,26 @@ def _bench(data: str, seed: int, words: tuple[str, ...]) -> Bench:
     return Bench(data, seed, _options(words))
 
 
+@cache
+def _students(data: str, seed: int, words: tuple[str, ...]) -> Students:
+    return Students(_bench(data, seed, words))
+
+
 def _prepare(data: str, seed: int, words: tuple[str, ...]) -> None:
     _bench(data, seed, words).prepare()
 
 
 def _row(data: str, seed: int, words: tuple[str, ...], how: str, budget: Budget) -> None:
-    bench = _bench(data, seed, words)
-    network = bench.winner(how, budget)
+    network, students = _bench(data, seed, words).winner(how, budget), _students(data, seed, words)
     if network is not None:
-        bench.cell(network)
+        students.cell(network)
         if how in EXPORTED:
-            bench.int8(network)
+            students.int8(network)
 
 
 def _further(data: str, seed: int, words: tuple[str, ...], index: int) -> None:
     bench = _bench(data, seed, words)
-    bench.cell(bench.search.space.config(bench.further()[index]))
+    _students(data, seed, words).cell(bench.search.space.config(bench.further()[index]))
 
 
 def carry_out(options: argparse.Namespace, words: tuple[str, ...]) -> None:
@@ -104,8 +108,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     page = _INTRODUCTION.format(seeds=options.seeds)
     for data in options.data:
-        benches = [_bench(data, seed, words) for seed in range(options.seeds)]
-        part = _part(benches)
+        part = _part([_students(data, seed, words) for seed in range(options.seeds)])
         page += search_table.section(data, part)
         found[data] = part.to_json()
     command = f"python benchmarks/search.py --scale {options.scale} --seeds {options.seeds}"
@@ -116,32 +119,25 @@ def main() -> None:
     print(page)
 
 
-def _part(benches: Sequence[Bench]) -> Part:
+def _part(seeds: Sequence[Students]) -> Part:
     """One data set's results, of all seeds."""
+    benches = [each.bench for each in seeds]
     cells, exported = {}, {}
     for how, budget in benches[0].rows:
         networks = [bench.winner(how, budget) for bench in benches]
-        pairs = list(zip(benches, networks, strict=True))
+        pairs = list(zip(seeds, networks, strict=True))
         key = (how, budget)
-        cells[key] = [bench.cell(network) if network else None for bench, network in pairs]
+        cells[key] = [students.cell(network) if network else None for students, network in pairs]
         if how in EXPORTED:
-            exported[key] = [bench.int8(network) if network else None for bench, network in pairs]
+            exported[key] = [students.int8(network) if network else None for students, network in pairs]
     return Part(
         cells,
         exported,
         [_times(bench) for bench in benches],
-        [bench.paragon() for bench in benches],
-        [bench.ranking() for bench in benches],
-        [_cost(bench) for bench in benches],
+        [each.paragon() for each in seeds],
+        [each.ranking() for each in seeds],
+        [each.cost() for each in seeds],
     )
-
-
-def _cost(bench: Bench) -> Cost:
-    """Of the search for the largest budget, against the training of the student that it found."""
-    network = bench.winner("CMP-NAS, R3", BUDGETS[0])
-    assert network is not None
-    folder, steps = bench.run.folder / bench.student_folder(network), bench.run.recipe.student.fit.steps
-    return Cost.of(bench.search, folder, steps, bench.deployed_steps)
 
 
 _INTRODUCTION = """# Searching the architecture by cross-model accuracy

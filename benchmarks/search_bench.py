@@ -1,38 +1,27 @@
-"""One data set and seed of `search.py`: recipes, anchor, supernet, searches, and the students trained."""
+"""One data set and seed of `search.py`: recipes, anchor, supernet and searches."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import results
-import search_table
 import sharing
 from hetero.models.build import Family
 from hetero.models.elastic import ElasticConfig
-from hetero.models.encoder import Encoder, RuntimeEncoder, embed
-from hetero.models.store import Model
-from hetero.recipes.resolve import changed, resolve
-from hetero.retrieval import evaluate
+from hetero.recipes.resolve import resolve
 from hetero.runs import Run
 from hetero.search.cost import BudgetConfig, LatencyBudget, Pricing
 from hetero.search.searching import Search, open_search
 from hetero.search.space import Architecture
-from hetero_devices.errors import ModelError, RecipeError
+from hetero_devices.errors import RecipeError
 from hetero_devices.files import read_json
-from hetero_devices.space import Embeddings
-from hetero_export.bundle import write_bundle
-from hetero_export.choosing import calibration, spread
 from search_budgets import BUDGETS, RANDOM, RATIOS, REWARDS, SEARCHED, SHARED, Budget, rows
 from search_handmade import HANDMADE, PRESET, within
-from search_recipes import COMMON, DEPLOYED, OF_DATA, SPACE, VALIDATION, filled
-from search_table import METRICS, Cell
+from search_recipes import COMMON, OF_DATA, SPACE, VALIDATION
 from search_timing import Time, Timing
 
 FURTHER = 8  # random architectures, for the rank correlation
@@ -41,7 +30,7 @@ BLOCKS = {"default": (8, 4), "full": (32, 8), "trial": (1, 3)}
 
 
 class Bench:
-    """One data set and seed: anchor, supernet, searches, and every student trained for them."""
+    """One data set and seed: anchor, supernet, and the networks that are found or made."""
 
     def __init__(
         self, data: str, seed: int, options: argparse.Namespace, changes: Sequence[str] = ()
@@ -165,102 +154,10 @@ class Bench:
                 found.append(each)
         return found
 
-    def cell(self, network: Family) -> Cell:
-        """A network trained from scratch, scored on the test classes; each network once."""
-        path = self.folder / f"cells-{self.seed}" / f"{_digest(network)}.npz"
-        if not path.exists():
-            model = self.student(network)
-            search_table.save(path, self._cell(model.encoder, model.cost.macs))
-        return search_table.load(path)
-
-    def student(self, network: Family) -> Model:
-        """The network trained from scratch into the anchor's space."""
-        student = self.run.recipe.student
-        return self.run.student_by(student.objective, student.fit, self.student_folder(network), network)
-
-    def student_folder(self, network: Family) -> str:
-        """In the folder of the run."""
-        return f"students/{_digest(network)}"
-
-    @property
-    def deployed_steps(self) -> float:
-        """The training of `headline.py`, in steps of the batches here."""
-        recipe = self.run.recipe
-        deployed = DEPLOYED[self.options.scale][self.data]
-        fit = changed(recipe, filled(deployed, self.search.shared)).student.fit
-        return fit.steps * fit.batch / recipe.student.fit.batch
-
-    def int8(self, network: Family) -> Cell | None:
-        """The network's int8 ONNX file, scored like `cell`; None where the exporter refuses it."""
-        path = self.folder / f"cells-{self.seed}" / f"{_digest(network)}-int8.npz"
-        if not path.exists():
-            try:
-                search_table.save(path, self._scored_file(self.student(network), path.with_suffix("")))
-            except ModelError:
-                return None
-        return search_table.load(path)
-
-    def _scored_file(self, model: Model, folder: Path) -> Cell:
-        run = self.run
-        config = run.recipe.export.model_copy(update={"formats": ("onnx",), "precisions": ("int8",)})
-        bundle = write_bundle(
-            model,
-            folder,
-            name=run.recipe.name,
-            calibration=calibration(run.splits.train, config, self.seed),
-            golden=spread(run.splits.train, config.golden),
-            formats=config.formats,
-            precisions=config.precisions,
-            source={},
-        )
-        file = bundle.path(bundle.manifest.models[0])
-        return self._cell(RuntimeEncoder(file, run.anchor.space, run.preprocessing), model.cost.macs)
-
-    def _cell(self, encoder: Encoder, macs: int) -> Cell:
-        query, own = embed(encoder, self.run.test.query), embed(encoder, self.run.test.gallery)
-        gallery = self.run.anchor.embed("test", self.run.test.gallery)
-        return Cell(macs, _values(query, gallery), _values(query, own))
-
-    def paragon(self) -> Cell:
-        path = self.folder / f"cells-{self.seed}" / "paragon.npz"
-        if not path.exists():
-            query = self.run.anchor.embed("test", self.run.test.query)
-            gallery = self.run.anchor.embed("test", self.run.test.gallery)
-            values = _values(query, gallery)
-            search_table.save(path, Cell(int(self.macs(1)), values, values))
-        return search_table.load(path)
-
-    def ranking(self) -> list[dict[str, float]]:
-        """Supernet scores beside retrained ones, of every searched and further architecture."""
-        search, found = self.search, dict[str, dict[str, float]]()
-        for architecture in [*self._searched(), *self.further()]:
-            network = search.space.config(architecture)
-            (candidate,) = search.evaluations([architecture])
-            cell, scores = self.cell(network), candidate.scores
-            found[_digest(network)] = {
-                "macs": float(cell.macs),
-                "budget": max((ratio for ratio in RATIOS if cell.macs <= self.macs(ratio)), default=1),
-                "R1": scores.symmetric,
-                "R2": scores.asymmetric,
-                "R3": scores.symmetric * scores.asymmetric,
-                "agreement": scores.agreement,
-                "retrained": cell.asymmetric[METRICS[0]].mean,
-                "retrained_symmetric": cell.symmetric[METRICS[0]].mean,
-            }
-        return list(found.values())
-
-    def _searched(self) -> list[Architecture]:
+    def searched(self) -> list[Architecture]:
+        """What every search chose."""
         folders = [
             self.search.shared / self._name(how, budget) for how, budget in self.rows if how in SEARCHED
         ]
         results_ = (read_json(folder / "result.json") for folder in folders)
         return [self.search.space.parse(each["chosen"]["choices"]) for each in results_]
-
-
-def _digest(network: Family) -> str:
-    return hashlib.sha256(network.model_dump_json().encode()).hexdigest()[:12]
-
-
-def _values(query: Embeddings, gallery: Embeddings) -> dict[str, Any]:
-    found = evaluate(query, gallery)
-    return {metric: found.per_query(metric) for metric in METRICS}
