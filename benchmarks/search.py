@@ -95,7 +95,7 @@ def _turn(row: tuple[str, Budget]) -> int:
     return 2 if budget.timed else int(how == SHARED)
 
 
-def _times(bench: Bench) -> dict[tuple[str, Budget], Time | None]:
+def _times(bench: Bench) -> dict[tuple[str, Budget], Time]:
     """Of the rows whose time is limited."""
     return {(how, budget): bench.time(how, budget) for how, budget in bench.rows if budget.timed}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,10 +17,9 @@ from hetero.runs import Run
 from hetero.search.cost import BudgetConfig, LatencyBudget, Pricing
 from hetero.search.searching import Search, open_search
 from hetero.search.space import Architecture
-from hetero_devices.errors import RecipeError
 from hetero_devices.files import read_json
 from search_budgets import BUDGETS, RANDOM, RATIOS, REWARDS, SEARCHED, SHARED, Budget, rows
-from search_handmade import HANDMADE, PRESET, within
+from search_handmade import HANDMADE, PRESET, narrowest, within
 from search_recipes import COMMON, OF_DATA, SPACE, VALIDATION
 from search_timing import Time, Timing
 
@@ -74,22 +73,38 @@ class Bench:
         return open_search(self.folder / f"seed{self.seed}", resolve(self.data, given), name)
 
     def winner(self, how: str, budget: Budget) -> Family | None:
-        """The architecture of a row; None where its kind has no network so small, or none with a price."""
-        limits = self.limits(budget)
+        """The architecture of a row; None where even the narrowest of its kind is too dear."""
         if how in HANDMADE:
-            return self._made(how, limits)
-        chosen = self._opened(self._name(how, budget), *self._changes(how, limits)).carry_out().chosen
-        return ElasticConfig.model_validate(chosen.network)
+            return within(HANDMADE[how], self._fits(budget), self._dim)
+        chosen = self._opened(self._name(how, budget), *self._changes(how, self.limits(budget))).carry_out()
+        return ElasticConfig.model_validate(chosen.chosen.network)
 
     def limits(self, budget: Budget) -> BudgetConfig:
         """The budget as a search takes it."""
-        counted = BudgetConfig(macs=int(self.macs(budget.ratio)))
         if not budget.timed:
-            return counted
-        preset = self._made(PRESET, counted)
-        assert isinstance(preset, ElasticConfig)
-        allowed = LatencyBudget(table=str(self.timing.path), ms=self.timing.predicted(preset))
-        return BudgetConfig(latency=(allowed,))
+            return BudgetConfig(macs=self._most(budget))
+        return BudgetConfig(latency=(LatencyBudget(table=str(self.timing.path), ms=self._allowed(budget)),))
+
+    def _fits(self, budget: Budget) -> Callable[[Family], bool]:
+        """Whether a network made by hand is within the budget."""
+        if budget.timed:
+            return lambda network: self.timing.fits(network, self._allowed(budget))
+        return self._cheap(budget)
+
+    def _cheap(self, budget: Budget) -> Callable[[Family], bool]:
+        """Whether a network has no more multiply-accumulates than the budget's."""
+        pricing = Pricing(BudgetConfig(macs=self._most(budget)), self._size, None)
+        return lambda network: pricing.fits(pricing.of(network))
+
+    def _most(self, budget: Budget) -> int:
+        return int(self.macs(budget.ratio))
+
+    def _allowed(self, budget: Budget) -> float:
+        """Milliseconds: of the preset with as many times fewer multiply-accumulates, by the table."""
+        preset = within(HANDMADE[PRESET], self._cheap(budget), self._dim)
+        allowed = self.timing.predicted(preset) if preset else None
+        assert allowed is not None, "the budgets are of sizes that the preset has"
+        return allowed
 
     @cached_property
     def timing(self) -> Timing:
@@ -104,27 +119,24 @@ class Bench:
 
     def _known(self) -> list[ElasticConfig]:
         """Those made by hand for the budgets of which time is limited, as far as a table can price them."""
-        budgets = [BudgetConfig(macs=int(self.macs(budget.ratio))) for budget in BUDGETS if budget.timed]
-        made = (self._made(how, limits) for how in HANDMADE for limits in budgets)
+        cheap = [self._cheap(budget) for budget in BUDGETS if budget.timed]
+        made = (within(make, fits, self._dim) for make in HANDMADE.values() for fits in cheap)
         return [network for network in made if isinstance(network, ElasticConfig)]
 
-    def time(self, how: str, budget: Budget) -> Time | None:
-        """Of a row whose time is limited; None where it has no network."""
-        network, limits = self.winner(how, budget), self.limits(budget).latency
-        if not isinstance(network, ElasticConfig) or not limits:
-            return None
-        return Time(limits[0].ms, self.timing.predicted(network), self.timing.measured(network))
+    def time(self, how: str, budget: Budget) -> Time:
+        """Of a row whose time is limited."""
+        network = self.winner(how, budget)
+        measured = network or narrowest(HANDMADE[how], self._dim)
+        predicted = self.timing.predicted(measured)
+        return Time(self._allowed(budget), predicted, self.timing.measured(measured), network is None)
 
     @property
     def _size(self) -> int:
         return self.run.recipe.data.size
 
-    def _made(self, how: str, limits: BudgetConfig) -> Family | None:
-        """By hand, as large as the limits allow; None where not even the smallest is within them."""
-        try:
-            return within(HANDMADE[how], Pricing(limits, self._size, None), self.run.anchor.space.dim)
-        except RecipeError:
-            return None
+    @property
+    def _dim(self) -> int:
+        return self.run.anchor.space.dim
 
     def _name(self, how: str, budget: Budget) -> str:
         names = {**REWARDS, RANDOM: "random", SHARED: "shared"}

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from hetero.models.build import Family
 from hetero.models.elastic import ElasticConfig, Stage
 from hetero.models.shuffle import ShuffleConfig, ShuffleStage
-from hetero.search.cost import Pricing
-from hetero_devices.errors import RecipeError
 
 _SCALES = [round(0.05 * i, 2) for i in range(2, 61)]
 
@@ -65,14 +63,16 @@ HANDMADE: dict[str, Make] = {
 }
 
 
-def within(make: Make, pricing: Pricing, dim: int) -> Family:
-    """The widest of its kind within the budget; RecipeError when even the narrowest is too dear."""
-    fitting = [
-        config for config in (make(scale, dim) for scale in _SCALES) if pricing.fits(pricing.of(config))
-    ]
-    if not fitting:
-        raise RecipeError(f"no width of {make.__name__} is within the budget")
-    return fitting[-1]
+def narrowest(make: Make, dim: int) -> Family:
+    """Of its kind."""
+    return make(_SCALES[0], dim)
+
+
+def within(make: Make, fits: Callable[[Family], bool], dim: int) -> Family | None:
+    """The widest of its kind that fits; None when the narrowest does not."""
+    if not fits(narrowest(make, dim)):
+        return None
+    return [config for config in (make(scale, dim) for scale in _SCALES) if fits(config)][-1]
 
 
 def _head(width: int, scale: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ class Part:
 
     rows: Rows
     exported: Rows
-    times: Sequence[Mapping[tuple[str, Budget], Time | None]]
+    times: Sequence[Mapping[tuple[str, Budget], Time]]
     paragons: Sequence[Cell]
     ranked: Sequence[Ranking]
     costs: Sequence[Cost]
@@ -78,9 +78,8 @@ class Part:
 
     @property
     def timed(self) -> dict[tuple[str, Budget], list[Time]]:
-        """The rows whose time is limited and that every seed has a network for."""
-        found = {key: [times[key] for times in self.times] for key in self.times[0]}
-        return {key: whole for key, times in found.items() if (whole := _all(times))}
+        """The rows whose time is limited, by seed."""
+        return {key: [times[key] for times in self.times] for key in self.times[0]}
 
     def _fields(self, how: str, budget: Budget, cells: Sequence[Cell | None]) -> dict[str, Any]:
         about = {"how": how, "budget": budget.label, "timed": budget.timed}
@@ -107,7 +106,8 @@ def section(data: str, part: Part) -> str:
     lines = [_HEAD, _line("1×", "paragon", part.paragons, None, None)]
     for (how, budget), cells in part.rows.items():
         if (there := _all(cells)) is None:
-            lines.append(f"| {budget.label} | {how} | none so small, or no price | – | – | – | – | – |")
+            none = "none so fast" if budget.timed else "none so small"
+            lines.append(f"| {budget.label} | {how} | {none} | – | – | – | – | – |")
         else:
             int8 = _all(part.exported.get((how, budget), [None]))
             lines.append(_line(budget.label, how, there, part.paragons, int8))
@@ -172,16 +172,22 @@ def _times(timed: Mapping[tuple[str, Budget], Sequence[Time]]) -> list[str]:
         return []
     lines = [
         "Int8 time of one image on this machine (ONNX Runtime, one thread), by seed. Predicted: by the table "
-        "of measured blocks, as the search saw it; measured: the network whole.",
+        "of measured blocks, as the search saw it; measured: the network whole. Narrowest: of a kind that "
+        "has none so fast.",
         "",
         "| budget | architecture | allowed, ms | predicted, ms | measured, ms |",
         "|---|---|---|---|---|",
     ]
     for (how, budget), times in timed.items():
-        columns = zip(*(astuple(time) for time in times), strict=True)
-        values = " | ".join(", ".join(f"{ms:.3f}" for ms in column) for column in columns)
-        lines.append(f"| {budget.label} | {how} | {values} |")
+        columns = zip(*((time.allowed, time.predicted, time.measured) for time in times), strict=True)
+        values = " | ".join(", ".join(map(_ms, column)) for column in columns)
+        kind = f"{how}, narrowest" if times[0].narrowest else how
+        lines.append(f"| {budget.label} | {kind} | {values} |")
     return [*lines, ""]
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _costs(costs: Sequence[Cost]) -> list[str]:

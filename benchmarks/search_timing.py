@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from hetero.models.build import Family
 from hetero.models.elastic import ElasticConfig
 from hetero.search.blocks import parts
 from hetero_devices.devices import HostDevice
@@ -17,11 +18,16 @@ from hetero_export.blocks import Probe
 
 @dataclass(frozen=True)
 class Time:
-    """Milliseconds of one image: what is allowed, what the table says, and the network measured whole."""
+    """Milliseconds of one image: what is allowed, what the table says, and the network measured whole.
+
+    predicted: None for a family whose blocks the table does not know. narrowest: of the narrowest of its
+    kind, as none is within what is allowed.
+    """
 
     allowed: float
-    predicted: float
+    predicted: float | None
     measured: float
+    narrowest: bool
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,18 @@ class Timing:
         if not self.path.exists():
             measure_table(self._bench, networks, calibration, size=self.size).save(self.path)
 
-    def predicted(self, network: ElasticConfig) -> float:
-        """Milliseconds by the table."""
+    def predicted(self, network: Family) -> float | None:
+        """Milliseconds by the table; None for a family that it does not know."""
+        if not isinstance(network, ElasticConfig):
+            return None
         return self._table.predict(parts(network, self.size), interpolate=True)
 
-    def measured(self, network: ElasticConfig) -> float:
+    def fits(self, network: Family, allowed: float) -> bool:
+        """By the table; a network of another family is measured."""
+        predicted = self.predicted(network)
+        return (self.measured(network) if predicted is None else predicted) <= allowed
+
+    def measured(self, network: Family) -> float:
         """Milliseconds of its int8 file; measured once."""
         probe = Probe.whole(network, self.size)
         return self._bench.measure([probe]).ms(probe)

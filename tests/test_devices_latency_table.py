@@ -15,6 +15,7 @@ from hetero.models.build import build
 from hetero.models.cost import cost
 from hetero.models.elastic import PRESETS, ElasticConfig, ElasticNet, InvertedResidual, Stage
 from hetero.models.layers import SqueezeExcite
+from hetero.models.shuffle import ShuffleConfig, ShuffleStage
 from hetero.search.blocks import Head, Part, Residual, Stem, distinct, macs, parts
 from hetero.search.candidates import Choices, sample_distinct
 from hetero_devices.cpu import describe
@@ -231,3 +232,16 @@ def test_networks_are_priced_by_their_measured_blocks(tmp_path: Path, format: An
     assert LatencyTable.load(tmp_path / "table.json") == table
     again = replace(bench, device=Unreachable())
     assert measure_table(again, [], networks, size=32) == table
+
+
+@pytest.mark.slow
+def test_networks_of_any_family_are_measured_whole(tmp_path: Path) -> None:
+    from hetero_export.block_table import Bench
+    from hetero_export.blocks import Probe
+
+    quick = Stopping(warm_up=5, min_samples=50, min_seconds=0.01, max_seconds=5)
+    bench = Bench(HostDevice(), tmp_path, "onnx", "int8", rounds=1, stopping=quick)
+    stages = [(ShuffleStage(width=32),), (ShuffleStage(width=32),) * 3]
+    short, long = (Probe.whole(ShuffleConfig(stages=each), 32) for each in stages)
+    measured = bench.measure([short, long])
+    assert 0 < measured.ms(short) < measured.ms(long)

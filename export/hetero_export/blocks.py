@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetero.models.build import build
+from hetero.models.build import Family, build
 from hetero.models.deploy import Deploy
-from hetero.models.elastic import ElasticConfig, InvertedResidual, Stage
+from hetero.models.elastic import InvertedResidual, Stage
 from hetero.models.layers import Resize, activation, conv_bn
 from hetero.recipes.recipe import MixedConfig
 from hetero.search.blocks import Head, Part, Residual, Stem
@@ -44,7 +44,7 @@ class Probe:
 
     name: str
     size: int
-    content: Part | ElasticConfig | int
+    content: Part | Family | int
 
     @classmethod
     def of(cls, part: Part) -> Probe:
@@ -59,7 +59,7 @@ class Probe:
         return cls(f"carrier-{channels}-r{resolution}", resolution, channels)
 
     @classmethod
-    def whole(cls, config: ElasticConfig, size: int) -> Probe:
+    def whole(cls, config: Family, size: int) -> Probe:
         """A network as it is deployed."""
         digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
         return cls(f"network-{digest}-{size}", size, config)
@@ -122,10 +122,8 @@ class _Head(nn.Module):
         return embedding
 
 
-def _network(content: Part | ElasticConfig | int) -> nn.Module:
+def _network(content: Part | Family | int) -> nn.Module:
     match content:
-        case ElasticConfig():
-            return build(content)
         case int():
             return _Carried(conv_bn(3, content, 1), [])
         case Stem() as stem:
@@ -133,9 +131,11 @@ def _network(content: Part | ElasticConfig | int) -> nn.Module:
             if stem.resized is not None:
                 layers.insert(0, Resize(stem.resized))
             return _Carried(nn.Sequential(*layers), [])
-        case part:
+        case Residual() | Head() as part:
             chain = isinstance(part, Residual) and part.identity
             return _Carried(conv_bn(3, part.inputs, 1), [_module(part) for _ in range(COPIES)], chain=chain)
+        case config:
+            return build(config)
 
 
 def _settled(network: nn.Module, size: int) -> nn.Module:
