@@ -224,22 +224,49 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def plot(path: Path, found: Mapping[str, Any]) -> None:
-    """Asymmetric R@1 after training over MACs: architectures of equal cost differ by their height."""
+    """Asymmetric R@1 after training over MACs, and over measured int8 time where time was limited."""
     from matplotlib.figure import Figure
 
-    canvas = Figure(figsize=(6.5 * len(found), 4.8), layout="constrained")
-    for axes, (data, part) in zip(
-        canvas.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True
-    ):
-        points = [each for ranking in part["ranking"] for each in ranking]
-        macs, scores = [p["macs"] for p in points], [100 * p["retrained"] for p in points]
-        axes.scatter(macs, scores, s=12, c="0.6", label="searched and random")
-        for how in dict.fromkeys(row["how"] for row in part["rows"]):
-            rows = [row for row in part["rows"] if row["how"] == how and row["macs"] and not row["timed"]]
-            x = [float(np.mean(row["macs"])) for row in rows]
-            axes.plot(x, [100 * row["asymmetric"]["value"] for row in rows], "o-", ms=4, lw=1, label=how)
-        axes.set(title=data, xlabel="multiply-accumulates", ylabel="asymmetric Recall@1, %", xscale="log")
-        axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=7)
+    drawn = [_over_macs, _over_time] if all(part["times"] for part in found.values()) else [_over_macs]
+    canvas = Figure(figsize=(6.5 * len(found), 4.8 * len(drawn)), layout="constrained")
+    grid = canvas.subplots(len(drawn), len(found), squeeze=False)
+    for line, draw in zip(grid, drawn, strict=True):
+        for axes, (data, part) in zip(line, found.items(), strict=True):
+            draw(axes, part)
+            axes.set(title=data, ylabel="asymmetric Recall@1, %")
+            axes.grid(alpha=0.3, which="both")
+            axes.legend(fontsize=7)
     with atomic_file(path) as temporary:
         canvas.savefig(temporary, format="png", dpi=130)
+
+
+def _over_macs(axes: Any, part: Mapping[str, Any]) -> None:
+    """Architectures of equal cost differ by their height."""
+    points = [each for ranking in part["ranking"] for each in ranking]
+    macs, scores = [p["macs"] for p in points], [100 * p["retrained"] for p in points]
+    axes.scatter(macs, scores, s=12, c="0.6", label="searched and random")
+    for how, colour in _colours(part).items():
+        rows = [row for row in part["rows"] if row["how"] == how and row["macs"] and not row["timed"]]
+        x = [float(np.mean(row["macs"])) for row in rows]
+        axes.plot(x, [_height(row) for row in rows], "o-", c=colour, ms=4, lw=1, label=how)
+    axes.set(xlabel="multiply-accumulates", xscale="log")
+
+
+def _over_time(axes: Any, part: Mapping[str, Any]) -> None:
+    """The networks that were found or made for a time."""
+    rows = {(row["how"], row["budget"]): row for row in part["rows"] if row["timed"] and row["macs"]}
+    taken = {(each["how"], each["budget"]): each["ms"] for each in part["times"]}
+    for how, colour in _colours(part).items():
+        if keys := [key for key in rows if key[0] == how]:
+            x = [float(np.mean([ms["measured"] for ms in taken[key]])) for key in keys]
+            axes.plot(x, [_height(rows[key]) for key in keys], "o-", c=colour, ms=4, lw=1, label=how)
+    axes.set(xlabel="measured int8 time of one image, ms")
+
+
+def _colours(part: Mapping[str, Any]) -> dict[str, str]:
+    """By how an architecture came about, the same in every picture."""
+    return {how: f"C{index}" for index, how in enumerate(dict.fromkeys(row["how"] for row in part["rows"]))}
+
+
+def _height(row: Mapping[str, Any]) -> float:
+    return 100 * float(row["asymmetric"]["value"])
