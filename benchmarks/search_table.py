@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +15,14 @@ from hetero.report import wording
 from hetero.retrieval import MAP, RECALL_AT_1, Estimate, PerQuery
 from hetero.retrieval.seeds import across_seeds, difference_across_seeds
 from hetero_devices.files import atomic_file
-from search_budgets import RATIOS, Budget
+from search_budgets import RANDOM, RATIOS, SHARED, Budget
 from search_cost import Cost
+from search_handmade import HANDMADE
 from search_timing import Time
 
 METRICS = (RECALL_AT_1, MAP)
 SIDES = ("asymmetric", "symmetric")
+BASELINES = ("plain, R1", RANDOM, *HANDMADE)
 SCORES = ("R1", "R2", "R3", "agreement", "macs")
 
 Each = TypeVar("Each")
@@ -68,6 +70,10 @@ class Part:
     def to_json(self) -> dict[str, Any]:
         return {
             "rows": [self._fields(how, budget, cells) for (how, budget), cells in self.rows.items()],
+            "gains": {
+                budget.label: {how: asdict(gain) for how, gain in gains.items()}
+                for budget, gains in self.gains.items()
+            },
             "times": [
                 {"how": how, "budget": budget.label, "ms": [asdict(time) for time in times]}
                 for (how, budget), times in self.timed.items()
@@ -75,6 +81,16 @@ class Part:
             "ranking": self.ranked,
             "cost": [asdict(cost) for cost in self.costs],
         }
+
+    @property
+    def gains(self) -> dict[Budget, dict[str, Estimate]]:
+        """By budget and baseline, how much higher the asymmetric R@1 of R3 is."""
+        found: dict[Budget, dict[str, Estimate]] = {}
+        for (how, budget), cells in self.rows.items():
+            ours, theirs = _all(self.rows[best(self.rows, budget)]), _all(cells)
+            if how in BASELINES and ours and theirs:
+                found.setdefault(budget, {})[how] = _difference(ours, theirs)
+        return found
 
     @property
     def timed(self) -> dict[tuple[str, Budget], list[Time]]:
@@ -95,6 +111,11 @@ class Part:
         }
 
 
+def best(rows: Container[tuple[str, Budget]], budget: Budget) -> tuple[str, Budget]:
+    """Of a budget the row of R3 that knows most."""
+    return next(key for key in ((SHARED, budget), ("CMP-NAS, R3", budget)) if key in rows)
+
+
 _HEAD = (
     "| budget, less than the anchor | architecture | MACs | asymmetric R@1 | asymmetric mAP | symmetric R@1 "
     "| R@1 over the paragon, points | asymmetric R@1, int8 file |\n|---|---|---|---|---|---|---|---|"
@@ -111,7 +132,7 @@ def section(data: str, part: Part) -> str:
         else:
             int8 = _all(part.exported.get((how, budget), [None]))
             lines.append(_line(budget.label, how, there, part.paragons, int8))
-    lines += ["", *_times(part.timed), *_ranking(part.ranked), "", *_costs(part.costs)]
+    lines += ["", *_gains(part.gains), *_times(part.timed), *_ranking(part.ranked), "", *_costs(part.costs)]
     return "\n".join([f"\n## {data}\n", *lines]) + "\n"
 
 
@@ -164,6 +185,21 @@ def _ranking(ranked: Sequence[Ranking]) -> list[str]:
         found = (", ".join(f"{of(each, score):+.2f}" for each in ranked) for of in (tau, inside))
         lines.append(f"| {names[score]} | {' | '.join(found)} |")
     return lines
+
+
+def _gains(gains: Mapping[Budget, Mapping[str, Estimate]]) -> list[str]:
+    """Does searching by R3 pay?"""
+    lines = [
+        "Asymmetric R@1 of R3 (after the others; at a time, alone) less that of what it is compared with, "
+        "points, paired by query and seed:",
+        "",
+        f"| budget | {' | '.join(BASELINES)} |",
+        f"|---|{'---|' * len(BASELINES)}",
+    ]
+    for budget, found in gains.items():
+        cells = (results.signed(found[how]) if how in found else "–" for how in BASELINES)
+        lines.append(f"| {budget.label} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _times(timed: Mapping[tuple[str, Budget], Sequence[Time]]) -> list[str]:
