@@ -87,9 +87,10 @@ class Bench:
 
     def _fits(self, budget: Budget) -> Callable[[Family], bool]:
         """Whether a network made by hand is within the budget."""
-        if budget.timed:
-            return lambda network: self.timing.fits(network, self._allowed(budget))
-        return self._cheap(budget)
+        if not budget.timed:
+            return self._cheap(budget)
+        allowed = self._allowed(budget)
+        return lambda network: self.timing.fits(network, allowed)
 
     def _cheap(self, budget: Budget) -> Callable[[Family], bool]:
         """Whether a network has no more multiply-accumulates than the budget's."""
