@@ -78,7 +78,7 @@ def carry_out(options: argparse.Namespace, words: tuple[str, ...]) -> None:
     tasks: list[sharing.Task] = [
         (_row, (*place, how, budget)) for place in places for how, budget in _bench(*place).rows
     ]
-    tasks += [(_further, (*place, index)) for index in range(FURTHER) for place in places]
+    tasks += [(_further, (*place, index)) for place in places for index in range(FURTHER[place[0]])]
     sharing.side_by_side(tasks, options, "students")
 
 
