@@ -113,7 +113,7 @@ PARTS_WITH_FIGURES = (
     ("docs/flips.md", "### What it brought so far"),
     ("docs/linear.md", "## What it brings"),
     ("docs/linear-math.md", "## Deployment"),
-    ("docs/search.md", "## What it brought so far"),
+    ("docs/search.md", "## What it brings"),
     ("docs/search.md", "## The product in one table"),
     ("docs/search.md", "## What keeps a small model from the paragon"),
     ("docs/devices.md", "## What it looked like"),
