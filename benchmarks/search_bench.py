@@ -38,6 +38,7 @@ class Bench:
         """changes: of the recipe, beside those of the benchmark."""
         self.data, self.seed, self.options, self.changes = data, seed, options, tuple(changes)
         self.folder = results.WORK / "search" / f"{data}-{options.scale}"
+        self._winners: dict[tuple[str, Budget], Family | None] = {}
 
     @cached_property
     def anchor(self) -> str:
@@ -75,6 +76,11 @@ class Bench:
 
     def winner(self, how: str, budget: Budget) -> Family | None:
         """The architecture of a row; None where even the narrowest of its kind is too dear."""
+        if (how, budget) not in self._winners:
+            self._winners[how, budget] = self._winner(how, budget)
+        return self._winners[how, budget]
+
+    def _winner(self, how: str, budget: Budget) -> Family | None:
         if how in HANDMADE:
             return within(HANDMADE[how], self._fits(budget), self._dim)
         chosen = self._opened(self._name(how, budget), *self._changes(how, self.limits(budget))).carry_out()
