@@ -60,7 +60,7 @@ class Probe:
 
     @classmethod
     def whole(cls, config: Family, size: int) -> Probe:
-        """A network as it is deployed."""
+        """A network of any family, as it is deployed."""
         digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
         return cls(f"network-{digest}-{size}", size, config)
 
